@@ -1,0 +1,3 @@
+//! The index: where every key lives.
+
+pub mod table;

@@ -1,0 +1,3 @@
+//! The `mkv` program.
+
+fn main() {}
