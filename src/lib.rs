@@ -4,3 +4,4 @@
 //! Dependencies point one way: `cli, config, server → api → store → index, volume → model`.
 
 pub mod index;
+pub mod model;

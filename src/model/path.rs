@@ -1,0 +1,228 @@
+//! Where the files of a key lie on a volume, and which key a found path belongs to.
+//!
+//! The path is the Go original's, `/{md5[0]}/{md5[1]}/{base64(key)}`, wherever that names a usable file.
+//! Base64's alphabet contains `/`, so some keys have a component that is too long, a name that ends in `/`, or
+//! a `//` that nginx would fold: exactly those use the *long form*, `/{md5[0]}/{md5[1]}/=/` and base64url in
+//! pieces.
+
+use super::{Generation, Key};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+
+/// The file on each volume that names the cluster it belongs to.
+pub const CLUSTER_PATH: &str = "/=cluster";
+
+/// The longest file name that Linux file systems take, in bytes.
+const MAX_NAME_BYTES: usize = 255;
+
+/// How many characters of base64url a component of the long form holds; a suffix and the `~` still fit.
+const LONG_FORM_PIECE: usize = 200;
+
+/// Marks every directory of the long form, so that no file of another key is ever in its way.
+const CONTINUED: char = '~';
+
+/// One of the files that a key may have on a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum File {
+    /// The content: at the plain path, or as a generation beside it.
+    Blob(Option<Generation>),
+    /// What a rebuild could not know otherwise, as JSON.
+    Sidecar,
+    /// The content of a key with `//` in its base64, where the Go original's nginx folded it to.
+    Folded,
+}
+
+/// The path of `file` of `key`, beginning with `/`. [`File::Folded`] of a key that has no folded path is the
+/// plain one.
+pub fn path_of(key: &Key, file: File) -> String {
+    match file {
+        File::Blob(None) => with_suffix(key.as_bytes(), ""),
+        File::Blob(Some(generation)) => with_suffix(key.as_bytes(), &format!(".{generation}")),
+        File::Sidecar => with_suffix(key.as_bytes(), SIDECAR_SUFFIX),
+        File::Folded => folded_path(key).unwrap_or_else(|| with_suffix(key.as_bytes(), "")),
+    }
+}
+
+/// Where the Go original's nginx stored `key`, if its base64 contains `//` and a file of that name can be.
+pub fn folded_path(key: &Key) -> Option<String> {
+    let name = STANDARD.encode(key.as_bytes());
+    if !name.contains("//") || name.ends_with('/') || longest_component(&name) > MAX_NAME_BYTES {
+        return None;
+    }
+    let parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty()).collect();
+    Some(format!("{}/{}", folder(key.as_bytes()), parts.join("/")))
+}
+
+/// The key and the kind of file that `path` (below a volume or subvolume, beginning with `/`) is; `None` if
+/// no key has a file there. The folded paths of the Go original are not recognised here: they can't be decoded.
+pub fn decode_path(path: &str) -> Option<(Key, File)> {
+    let (plain, file) = split_suffix(path);
+    let rest = plain.get(7..).filter(|_| plain.is_char_boundary(7))?;
+    let bytes = match rest.strip_prefix("=/") {
+        Some(pieces) => URL_SAFE_NO_PAD.decode(pieces.replace(&format!("{CONTINUED}/"), "")).ok()?,
+        None => STANDARD.decode(rest).ok()?,
+    };
+    let key = Key::new(bytes).ok()?;
+    (path_of(&key, file) == path).then_some((key, file))
+}
+
+const SIDECAR_SUFFIX: &str = ".meta";
+
+/// A generation's suffix: a point and 16 hex digits.
+const GENERATION_SUFFIX_BYTES: usize = 17;
+
+fn split_suffix(path: &str) -> (&str, File) {
+    if let Some(plain) = path.strip_suffix(SIDECAR_SUFFIX) {
+        return (plain, File::Sidecar);
+    }
+    let cut = path.len().saturating_sub(GENERATION_SUFFIX_BYTES);
+    if let (Some(plain), Some(suffix)) = (path.get(..cut), path.get(cut..))
+        && let Some(generation) = suffix.strip_prefix('.').and_then(Generation::parse)
+    {
+        return (plain, File::Blob(Some(generation)));
+    }
+    (path, File::Blob(None))
+}
+
+fn folder(key: &[u8]) -> String {
+    let digest = md5::compute(key);
+    format!("/{:02x}/{:02x}", digest[0], digest[1])
+}
+
+fn with_suffix(key: &[u8], suffix: &str) -> String {
+    let name = STANDARD.encode(key);
+    let standard = format!("{name}{suffix}");
+    if usable(&name) && longest_component(&standard) <= MAX_NAME_BYTES {
+        format!("{}/{standard}", folder(key))
+    } else {
+        format!("{}/=/{}{suffix}", folder(key), long_form(key))
+    }
+}
+
+fn usable(name: &str) -> bool {
+    !(name.ends_with('/') || name.starts_with('/') || name.contains("//"))
+        && longest_component(name) <= MAX_NAME_BYTES
+}
+
+fn longest_component(name: &str) -> usize {
+    name.split('/').map(str::len).max().unwrap_or(0)
+}
+
+fn long_form(key: &[u8]) -> String {
+    let name = URL_SAFE_NO_PAD.encode(key);
+    let mut form = String::with_capacity(name.len() + name.len() / LONG_FORM_PIECE * 2);
+    let mut rest = name.as_str();
+    while rest.len() > LONG_FORM_PIECE {
+        let (piece, tail) = rest.split_at(LONG_FORM_PIECE);
+        form.push_str(piece);
+        form.push(CONTINUED);
+        form.push('/');
+        rest = tail;
+    }
+    form.push_str(rest);
+    form
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    /// What the Go original computed for keys of every kind.
+    fn golden() -> Vec<(Vec<u8>, String)> {
+        let text = include_str!("../../tests/vectors/key_paths.json");
+        let rows: Vec<HashMap<String, String>> = serde_json::from_str(text).unwrap();
+        rows.iter().map(|row| (STANDARD.decode(&row["key_base64"]).unwrap(), row["path"].clone())).collect()
+    }
+
+    #[test]
+    fn usable_paths_are_the_go_originals() {
+        let mut standard = 0;
+        for (key, path) in golden() {
+            let name = &path[7..];
+            if usable(name) {
+                assert_eq!(with_suffix(&key, ""), path);
+                standard += 1;
+            } else {
+                assert!(with_suffix(&key, "").starts_with(&format!("{}=/", &path[..7])), "{path}");
+            }
+        }
+        assert!(standard > 200, "only {standard} of the golden paths were compared");
+    }
+
+    #[test]
+    fn unusable_names_take_the_long_form() {
+        let key = Key::new(*b"/\xd0\xbf").unwrap();
+        assert_eq!(path_of(&key, File::Blob(None)), "/36/0d/=/L9C_");
+        let key = Key::new(format!("/{}", "x".repeat(300))).unwrap();
+        let path = path_of(&key, File::Blob(None));
+        assert!(path.split('/').all(|part| part.len() <= 201), "{path}");
+        assert_eq!(path.matches("~/").count(), 2);
+    }
+
+    #[test]
+    fn a_suffix_that_does_not_fit_moves_only_that_file() {
+        // 189 bytes: 252 characters of base64, room for no suffix.
+        let key = Key::new(format!("/{}", "x".repeat(188))).unwrap();
+        assert!(!path_of(&key, File::Blob(None)).contains('='));
+        assert!(path_of(&key, File::Sidecar).contains("/=/"));
+        assert!(path_of(&key, File::Blob(Generation::parse("0123456789abcdef"))).contains("/=/"));
+    }
+
+    #[test]
+    fn doubled_slashes_are_found_where_nginx_folded_them() {
+        let key = Key::new(*b"/ab/\xff\xffxyz").unwrap();
+        assert_eq!(STANDARD.encode(key.as_bytes()), "L2FiL///eHl6");
+        assert_eq!(folded_path(&key).unwrap()[7..], *"L2FiL/eHl6");
+        assert_eq!(folded_path(&Key::new(*b"/hello").unwrap()), None);
+    }
+
+    #[test]
+    fn paths_of_nothing_decode_to_nothing() {
+        for path in [
+            "",
+            "/",
+            "/=cluster",
+            "/nginx.pid",
+            "/5d/41/aGVsbG8=",
+            "/00/00/L2E=",
+            "/06/39/L2E",
+            "/06/3é/L2E=",
+        ] {
+            assert_eq!(decode_path(path), None, "{path}");
+        }
+    }
+
+    fn key_bytes() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..80),
+            prop::collection::vec(any::<u8>(), 150..400),
+            // 0xff and 0x3f give the slashes of base64.
+            prop::collection::vec(prop_oneof![Just(0xff_u8), Just(b'?'), Just(b'/'), Just(b'a')], 0..260),
+        ]
+        .prop_map(|mut bytes| {
+            bytes.insert(0, b'/');
+            bytes
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_file_of_every_key_decodes_to_itself(bytes in key_bytes(), stamp in any::<u64>()) {
+            let key = Key::new(bytes).unwrap();
+            for file in [File::Blob(None), File::Blob(Some(Generation::new(stamp))), File::Sidecar] {
+                let path = path_of(&key, file);
+                prop_assert!(path.split('/').skip(1).all(|part| (1..=MAX_NAME_BYTES).contains(&part.len())), "{}", path);
+                prop_assert_eq!(decode_path(&path), Some((key.clone(), file)));
+            }
+        }
+
+        #[test]
+        fn any_text_decodes_only_to_its_own_path(path in "(/[0-9a-f]{2}){2}/(=/)?[A-Za-z0-9+/=~._-]{0,40}") {
+            if let Some((key, file)) = decode_path(&path) {
+                prop_assert_eq!(path_of(&key, file), path);
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Which volumes a key belongs on: rendezvous hashing, as the Go original computes it.
+
+use super::{Replica, Volume};
+
+/// Places keys on a set of volumes.
+#[derive(Debug, Clone)]
+pub struct Placer {
+    volumes: Vec<Volume>,
+    replicas: usize,
+    subvolumes: u32,
+}
+
+impl Placer {
+    /// `replicas` copies of each blob (1 to the number of volumes), over `subvolumes` (1 to 256) folders of each
+    /// volume. The command line has checked the ranges.
+    pub fn new(volumes: Vec<Volume>, replicas: usize, subvolumes: u32) -> Placer {
+        Placer { volumes, replicas, subvolumes }
+    }
+
+    /// The volumes as given.
+    pub fn volumes(&self) -> &[Volume] {
+        &self.volumes
+    }
+
+    /// How many replicas a blob has.
+    pub fn replicas(&self) -> usize {
+        self.replicas
+    }
+
+    /// The place on every volume, best first: the first [`Placer::replicas`] are the placement, the others take
+    /// over in this order.
+    pub fn ranked(&self, key: &[u8]) -> Vec<Replica> {
+        let mut scored: Vec<([u8; 16], &Volume)> =
+            self.volumes.iter().map(|volume| (score(key, volume), volume)).collect();
+        scored.sort_by(|(a, _), (b, _)| b.cmp(a));
+        scored.iter().map(|(score, volume)| self.replica(score, volume)).collect()
+    }
+
+    /// Where a balanced blob lives, in order.
+    pub fn placement(&self, key: &[u8]) -> Vec<Replica> {
+        let mut places = self.ranked(key);
+        places.truncate(self.replicas);
+        places
+    }
+
+    /// `replicas` in the order of a record: by rank, those on other volumes behind, by name.
+    pub fn in_record_order(&self, key: &[u8], mut replicas: Vec<Replica>) -> Vec<Replica> {
+        let ranked = self.ranked(key);
+        let rank = |replica: &Replica| ranked.iter().position(|place| place == replica).unwrap_or(usize::MAX);
+        replicas.sort_by_cached_key(|replica| (rank(replica), replica.clone()));
+        replicas
+    }
+
+    fn replica(&self, score: &[u8; 16], volume: &Volume) -> Replica {
+        if self.subvolumes == 1 {
+            return volume.replica(None);
+        }
+        let tail = u32::from_be_bytes([score[12], score[13], score[14], score[15]]);
+        volume.replica(Some(tail % self.subvolumes))
+    }
+}
+
+fn score(key: &[u8], volume: &Volume) -> [u8; 16] {
+    let mut context = md5::Context::new();
+    context.consume(key);
+    context.consume(volume.as_str());
+    context.finalize().0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine;
+
+    #[derive(serde::Deserialize)]
+    struct Row {
+        key_base64: String,
+        volumes: Vec<String>,
+        replicas: usize,
+        subvolumes: u32,
+        placement: Vec<String>,
+    }
+
+    #[test]
+    fn placements_are_the_go_originals() {
+        let rows: Vec<Row> =
+            serde_json::from_str(include_str!("../../tests/vectors/placements.json")).unwrap();
+        assert!(rows.len() > 1000);
+        for row in rows {
+            let volumes = row.volumes.iter().map(|volume| volume.parse().unwrap()).collect();
+            let placer = Placer::new(volumes, row.replicas, row.subvolumes);
+            let key = base64::engine::general_purpose::STANDARD.decode(&row.key_base64).unwrap();
+            let places: Vec<String> = placer.placement(&key).iter().map(Replica::to_string).collect();
+            assert_eq!(places, row.placement, "{}", row.key_base64);
+        }
+    }
+
+    #[test]
+    fn a_record_lists_ranked_volumes_first_and_strangers_by_name() {
+        let placer = Placer::new(["a:1", "b:1", "c:1"].map(|name| name.parse().unwrap()).to_vec(), 2, 1);
+        let ranked = placer.ranked(b"/k");
+        let strangers: Vec<Replica> = ["x:1", "y:1"].map(|name| name.parse().unwrap()).to_vec();
+        let mixed = vec![strangers[1].clone(), ranked[2].clone(), strangers[0].clone(), ranked[0].clone()];
+        let expected = vec![ranked[0].clone(), ranked[2].clone(), strangers[0].clone(), strangers[1].clone()];
+        assert_eq!(placer.in_record_order(b"/k", mixed), expected);
+    }
+}

@@ -1,0 +1,183 @@
+//! Volumes and the places on them: strings that are hashed as typed and are therefore never rewritten.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// A volume as the operator typed it: `host[:port][/path]`. The string is its identity.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Volume(Arc<str>);
+
+/// Where a replica lives: a volume, with `/svXX` behind it where there are subvolumes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Replica(Arc<str>);
+
+/// Why a string names no volume.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{text:?} is no volume ({reason}); write host:port or host:port/path, without http://")]
+pub struct VolumeError {
+    text: String,
+    reason: &'static str,
+}
+
+impl FromStr for Volume {
+    type Err = VolumeError;
+
+    fn from_str(text: &str) -> Result<Volume, VolumeError> {
+        checked(text).map(|text| Volume(text.into()))
+    }
+}
+
+impl FromStr for Replica {
+    type Err = VolumeError;
+
+    fn from_str(text: &str) -> Result<Replica, VolumeError> {
+        checked(text).map(|text| Replica(text.into()))
+    }
+}
+
+impl Volume {
+    /// The string as typed.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The place of subvolume `number` on this volume; `None` where the volume has none.
+    pub(super) fn replica(&self, number: Option<u32>) -> Replica {
+        match number {
+            Some(number) => Replica(format!("{}/sv{number:02X}", self.0).into()),
+            None => Replica(self.0.clone()),
+        }
+    }
+}
+
+impl Replica {
+    /// The volume and the subvolume, as a record lists them.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// `host[:port]`: the server that answers for this place.
+    pub fn authority(&self) -> &str {
+        self.0.split('/').next().unwrap_or(&self.0)
+    }
+
+    /// The volume as a record names it: without the subvolume.
+    pub fn volume(&self) -> Volume {
+        match self.0.rsplit_once("/sv") {
+            Some((volume, number)) if is_subvolume(number) => Volume(volume.into()),
+            _ => Volume(self.0.clone()),
+        }
+    }
+}
+
+impl fmt::Display for Volume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Two or more upper-case hex digits, as placement writes them.
+fn is_subvolume(number: &str) -> bool {
+    number.len() >= 2 && number.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'))
+}
+
+/// Words that begin a record's other parts, so a volume can't.
+const RESERVED_BEGINNINGS: [&str; 3] = ["DELETED", "HASH", "GEN"];
+
+fn checked(text: &str) -> Result<&str, VolumeError> {
+    match fault(text) {
+        Some(reason) => Err(VolumeError { text: text.into(), reason }),
+        None => Ok(text),
+    }
+}
+
+fn fault(text: &str) -> Option<&'static str> {
+    if text.is_empty() {
+        return Some("it is empty");
+    }
+    if text.contains("://") {
+        return Some("it has a scheme");
+    }
+    if text.contains('@') {
+        return Some("it has a user");
+    }
+    if RESERVED_BEGINNINGS.iter().any(|word| text.starts_with(word)) {
+        return Some("DELETED, HASH and GEN can't begin a name");
+    }
+    let (authority, path) = text.split_once('/').map_or((text, None), |(host, path)| (host, Some(path)));
+    authority_fault(authority).or_else(|| path.and_then(path_fault))
+}
+
+fn authority_fault(authority: &str) -> Option<&'static str> {
+    let (host, port) = if authority.starts_with('[') {
+        match authority.split_once(']') {
+            Some((host, rest)) => (&host[1..], rest.strip_prefix(':').or((!rest.is_empty()).then_some("x"))),
+            None => return Some("its [ is not closed"),
+        }
+    } else {
+        authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port)))
+    };
+    let in_brackets = authority.starts_with('[');
+    let allowed = |byte: u8| match byte {
+        b':' => in_brackets,
+        b'.' | b'-' | b'_' => true,
+        _ => byte.is_ascii_alphanumeric(),
+    };
+    if host.is_empty() || !host.bytes().all(allowed) {
+        return Some("its host is not a host name or address");
+    }
+    match port.map(str::parse::<u16>) {
+        None | Some(Ok(1..)) => None,
+        Some(Ok(0) | Err(_)) => Some("its port is not a number from 1 to 65535"),
+    }
+}
+
+fn path_fault(path: &str) -> Option<&'static str> {
+    if path.ends_with('/') || path.is_empty() {
+        return Some("it ends in /");
+    }
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-~+=/".contains(&byte);
+    let whole = path.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+    (!whole || !path.bytes().all(allowed))
+        .then_some("its path is not plain letters, digits and single slashes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_port_and_path_are_taken_as_typed() {
+        for text in
+            ["localhost", "localhost:3001", "10.0.0.1:80/disk/a", "[::1]:3001", "larry", "v_1.x-y:1/sv09"]
+        {
+            assert_eq!(text.parse::<Volume>().expect(text).as_str(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_volume_is_refused() {
+        for text in [
+            "", "http://a", "u:p@a", "a/", "a//b", "a:0", "a:x", "a:70000", "a b", "a,b", "DELETEDx",
+            "HASHx", "GENx", "[::1", "[::1]x", ":80", "a/..", "a/%2F", "a?b",
+        ] {
+            assert!(text.parse::<Volume>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_replica_knows_its_server_and_volume() {
+        let replica: Replica = "host:1/disk/sv0A".parse().unwrap();
+        assert_eq!((replica.authority(), replica.volume().as_str()), ("host:1", "host:1/disk"));
+        let plain: Replica = "host:1/disk".parse().unwrap();
+        assert_eq!(plain.volume().as_str(), "host:1/disk");
+    }
+}
