@@ -1,3 +1,62 @@
-//! The `mkv` program.
+//! The `mkv` program: reads the command line, sets up logging, and runs the command.
 
-fn main() {}
+use minikeyvalue::cli::{Arguments, Command};
+use minikeyvalue::config::{Config, ConfigError};
+use minikeyvalue::server::{self, ServerError};
+use minikeyvalue::up::{self, UpError};
+use std::process::ExitCode;
+use structopt::clap::ErrorKind;
+use thiserror::Error;
+
+#[derive(Debug, Error)]
+enum Failure {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error(transparent)]
+    Up(#[from] UpError),
+}
+
+/// The command line asks for what can't be.
+const EXIT_REFUSED: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::parse(std::env::args_os()) {
+        Ok(arguments) => arguments,
+        Err(err) if matches!(err.kind, ErrorKind::HelpDisplayed) => {
+            println!("{}", err.message);
+            return ExitCode::SUCCESS;
+        }
+        Err(err) => {
+            eprintln!("{}", err.message);
+            return ExitCode::from(EXIT_REFUSED);
+        }
+    };
+    start_logging(arguments.verbose);
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("mkv: {failure}");
+            match failure {
+                Failure::Config(_) => ExitCode::from(EXIT_REFUSED),
+                Failure::Server(_) | Failure::Up(_) => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    match arguments.command {
+        None => println!("{}", Arguments::usage()),
+        Some(Command::Server) => server::run(Config::new(arguments)?)?,
+        Some(Command::Up) => up::run(arguments)?,
+    }
+    Ok(())
+}
+
+/// `RUST_LOG` wins over `-v`, which logs every request.
+fn start_logging(verbose: bool) {
+    let default = if verbose { "info,minikeyvalue=debug" } else { "info,actix_server=warn" };
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default)).init();
+}

@@ -1,3 +1,214 @@
-//! The index: where every key lives.
+//! The index: which blob lives where, who is writing what, and what is left to clean up.
+//!
+//! [`IndexServer`] owns the thread in which one actor holds the engine; [`Index`] is the handle through which
+//! everybody else speaks to it. Check and act are one message, a write is answered only once it is durable, and
+//! no message changes more than one record. What follows from an answer (files, status codes) is decided above.
 
+mod actor;
+mod lookups;
+mod message;
+mod reservation;
+mod slots;
 pub mod table;
+
+use crate::model::{File, Intent, Key, PlacedFile, Record, RecordError, Replica};
+pub use actor::{files_of_record, now_us};
+use lookups::Lookups;
+use message::Message;
+pub use message::{Listing, Page, PageRequest, Verb};
+pub use reservation::{Ending, Reservation};
+use std::rc::Rc;
+use std::thread::JoinHandle;
+use table::{Table, TableError};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+/// Messages that may wait. Every connection has at most one on its way and lookups travel in batches, so a
+/// longer queue would only mean a longer wait.
+const MAILBOX_MESSAGES: usize = 8192;
+
+/// rusty-leveldb drops its block cache recursively; the default stack overflows with a large one.
+const STACK_BYTES: usize = 64 << 20;
+
+/// Why the index did not do what it was asked.
+#[derive(Debug, Error)]
+pub enum IndexError {
+    /// Another write to this key is in progress.
+    #[error("a write to {key} is in progress; try again")]
+    Busy {
+        /// The key.
+        key: Key,
+    },
+    /// The key has a live blob.
+    #[error("{key} exists; use REPLACE to overwrite it")]
+    Exists {
+        /// The key.
+        key: Key,
+    },
+    /// The key has no record, or none in the state that was asked for.
+    #[error("there is no such key: {key}")]
+    NotFound {
+        /// The key.
+        key: Key,
+    },
+    /// A live blob can't be removed: it must be unlinked first.
+    #[error("{key} is protected; UNLINK it before DELETE")]
+    Protected {
+        /// The key.
+        key: Key,
+    },
+    /// More removals wait for volumes than the index keeps track of.
+    #[error("too many removals are waiting for volumes that are away; bring them back first")]
+    TooManyIntents,
+    /// A value in the index is not a record.
+    #[error("the index entry of {key} can't be read")]
+    Record {
+        /// The key.
+        key: Key,
+        /// What is wrong with it.
+        #[source]
+        source: RecordError,
+    },
+    /// The actor is gone; the process is about to end.
+    #[error("the index has stopped")]
+    Stopped,
+}
+
+/// Owns the index thread.
+pub struct IndexServer {
+    sender: mpsc::Sender<Message>,
+    thread: JoinHandle<()>,
+    ended: oneshot::Receiver<Result<(), TableError>>,
+}
+
+/// How to reach the index from any thread; [`IndexSender::handle`] makes the handle of a thread.
+#[derive(Clone)]
+pub struct IndexSender(mpsc::Sender<Message>);
+
+impl IndexServer {
+    /// Starts the thread, opens the table in it with `open`, and reads what an earlier process left unfinished.
+    /// Those intents become due `grace_us` µs from now: what was on its way may still arrive at a volume.
+    pub fn start<T: Table>(
+        open: impl FnOnce() -> Result<T, TableError> + Send + 'static,
+        grace_us: u64,
+    ) -> Result<IndexServer, TableError> {
+        let (sender, mailbox) = mpsc::channel(MAILBOX_MESSAGES);
+        let (opened_tx, opened) = std::sync::mpsc::sync_channel(1);
+        let (ended_tx, ended) = oneshot::channel();
+        let weak = sender.downgrade();
+        let run = move || {
+            let actor = open().and_then(|table| actor::Actor::new(table, mailbox, weak, grace_us));
+            match actor {
+                Ok(actor) => {
+                    let _ = opened_tx.send(Ok(()));
+                    let _ = ended_tx.send(actor.run());
+                }
+                Err(err) => drop(opened_tx.send(Err(err))),
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("index".into())
+            .stack_size(STACK_BYTES)
+            .spawn(run)
+            .expect("the system has room for one more thread at start");
+        opened.recv().expect("the index thread answers before it ends")?;
+        Ok(IndexServer { sender, thread, ended })
+    }
+
+    /// What other threads make their handles from.
+    pub fn sender(&self) -> IndexSender {
+        IndexSender(self.sender.clone())
+    }
+
+    /// Waits until the actor has ended by itself, which it does only after an error of the table.
+    pub async fn failed(&mut self) -> TableError {
+        match (&mut self.ended).await {
+            Ok(Err(err)) => err,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Ends the actor after everything that is in its mailbox, and closes the table.
+    pub async fn close(self) -> Result<(), TableError> {
+        let _ = self.sender.send(Message::Close).await;
+        let ended = self.ended.await.unwrap_or(Ok(()));
+        let _ = self.thread.join();
+        ended
+    }
+}
+
+impl IndexSender {
+    /// A handle for the calling thread. Must be called within an actix runtime.
+    pub fn handle(&self) -> Index {
+        Index { sender: self.0.clone(), lookups: Rc::new(Lookups::new(self.0.clone())) }
+    }
+}
+
+/// The handle of one thread; cheap to clone.
+#[derive(Clone)]
+pub struct Index {
+    sender: mpsc::Sender<Message>,
+    lookups: Rc<Lookups>,
+}
+
+impl Index {
+    /// The record of `key`, live or unlinked.
+    pub async fn locate(&self, key: &Key) -> Result<Option<Record>, IndexError> {
+        let value = self.lookups.get(key.clone()).await?;
+        let record = value.map(|value| Record::parse(&value)).transpose();
+        record.map_err(|source| IndexError::Record { key: key.clone(), source })
+    }
+
+    /// Claims `key` for one writer, with a durable intent for every file that `verb` is going to write or remove.
+    /// Dropping the claim leaves the record as it was, and the files to be settled in the background.
+    pub async fn reserve(&self, key: &Key, verb: Verb) -> Result<Reservation, IndexError> {
+        let key = key.clone();
+        self.ask(|reply| Message::Reserve { key, verb, reply }).await?
+    }
+
+    /// Claims the key of an intent that is due. `None` if somebody holds the key or the intent is settled.
+    pub async fn claim(&self, slot: u32) -> Result<Option<Reservation>, IndexError> {
+        self.ask(|reply| Message::Claim { slot, reply }).await?
+    }
+
+    /// At most `limit` intents that are due, oldest first.
+    pub async fn due(&self, limit: usize) -> Result<Vec<(u32, Intent)>, IndexError> {
+        self.ask(|reply| Message::Due { limit, reply }).await
+    }
+
+    /// Puts intents off until `until_us` (µs since 1970), because a volume they need is away.
+    pub async fn postpone(&self, slots: Vec<u32>, until_us: u64) -> Result<(), IndexError> {
+        self.send(Message::Postpone { slots, until_us }).await
+    }
+
+    /// How many intents wait to be settled, due or not.
+    pub async fn unsettled(&self) -> Result<usize, IndexError> {
+        self.ask(|reply| Message::Unsettled { reply }).await
+    }
+
+    /// One page of keys, in byte order.
+    pub async fn list(&self, request: PageRequest) -> Result<Page, IndexError> {
+        self.ask(|reply| Message::List { request, reply }).await?
+    }
+
+    /// The id of the cluster, made when the index was.
+    pub async fn cluster_id(&self) -> Result<String, IndexError> {
+        self.ask(|reply| Message::ClusterId { reply }).await
+    }
+
+    async fn send(&self, message: Message) -> Result<(), IndexError> {
+        self.sender.send(message).await.map_err(|_| IndexError::Stopped)
+    }
+
+    async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, IndexError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(message(reply)).await?;
+        answer.await.map_err(|_| IndexError::Stopped)
+    }
+}
+
+/// Each of `kinds` at each of `replicas`.
+pub fn files_at(replicas: &[Replica], kinds: &[File]) -> Vec<PlacedFile> {
+    let pairs = replicas.iter().flat_map(|replica| kinds.iter().map(move |file| (*file, replica.clone())));
+    pairs.map(|(file, replica)| PlacedFile { file, replica, in_doubt: false }).collect()
+}

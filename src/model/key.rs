@@ -21,6 +21,14 @@ pub enum KeyError {
     /// More than [`MAX_KEY_BYTES`].
     #[error("the key is longer than {MAX_KEY_BYTES} bytes")]
     TooLong,
+    /// A `%` that two hex digits don't follow.
+    #[error("the path has a % that two hex digits don't follow; write %25 for a percent sign")]
+    BadEscape,
+}
+
+fn begins_with_hex(text: &str) -> bool {
+    let digits = text.as_bytes();
+    digits.len() >= 2 && digits[..2].iter().all(u8::is_ascii_hexdigit)
 }
 
 impl Key {
@@ -36,8 +44,11 @@ impl Key {
         Ok(Key(bytes.into()))
     }
 
-    /// Percent-decodes the path of a request. A `%` that two hex digits don't follow stands for itself.
+    /// Percent-decodes the path of a request.
     pub fn from_request_path(path: &str) -> Result<Key, KeyError> {
+        if !path.split('%').skip(1).all(begins_with_hex) {
+            return Err(KeyError::BadEscape);
+        }
         Key::new(percent_encoding::percent_decode_str(path).collect::<Vec<u8>>())
     }
 
@@ -86,12 +97,14 @@ mod tests {
         check("/a//b/../c/", Ok(b"/a//b/../c/"));
         check("/a+b%20c%2Fd", Ok(b"/a+b c/d"));
         check("/%00%ff", Ok(b"/\0\xff"));
-        check("/%zz%4", Ok(b"/%zz%4"));
+        check("/%25zz", Ok(b"/%zz"));
     }
 
     #[test]
     fn what_is_no_key_is_refused() {
         check("", Err(KeyError::NoSlash));
+        check("/%zz", Err(KeyError::BadEscape));
+        check("/a%4", Err(KeyError::BadEscape));
         check("*", Err(KeyError::NoSlash));
         check(&format!("/{}", "a".repeat(MAX_KEY_BYTES)), Err(KeyError::TooLong));
         assert!(Key::new(vec![b'/'; MAX_KEY_BYTES]).is_ok());

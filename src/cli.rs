@@ -1,0 +1,242 @@
+//! The command line: every flag of the Go original under its name, in its spelling (`-volumes x`) as well as with
+//! two dashes, and as an environment variable. What the words mean together is checked in [`crate::config`].
+
+use crate::store::Check;
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+use structopt::StructOpt;
+use structopt::clap::AppSettings;
+
+/// A distributed key-value store for blobs: one master, stock nginx as volume server.
+#[derive(Debug, Clone, StructOpt)]
+#[structopt(
+    name = "mkv",
+    usage = "mkv [flags] <command>",
+    after_help = "Every flag can be written with one dash, as in the Go original (-volumes a:1,b:1 -protect -md5sum=false).\n\
+                  COMMANDS:\n    server      serve the volumes that --volumes names, with the index in --db\n    \
+                  up [DIR]    start three volumes and a master below DIR (default ./data), in the foreground",
+    global_settings = &[AppSettings::UnifiedHelpMessage, AppSettings::NextLineHelp, AppSettings::DisableVersion]
+)]
+pub struct Arguments {
+    /// server or up; none shows this help
+    #[structopt(name = "COMMAND")]
+    pub command: Option<Command>,
+
+    /// Where `up` keeps its volumes and the index
+    #[structopt(name = "DIR", default_value = "./data")]
+    pub dir: PathBuf,
+
+    /// Path to the index (LevelDB)
+    #[structopt(long, env = "MKV_DB", default_value = "")]
+    pub db: String,
+
+    /// Volumes to use for storage, comma separated: host:port or host:port/path
+    #[structopt(long, env = "MKV_VOLUMES", default_value = "")]
+    pub volumes: String,
+
+    /// Port for the server to listen on
+    #[structopt(long, env = "MKV_PORT", default_value = "3000")]
+    pub port: u16,
+
+    /// Address to listen on instead of all, IPv4 and IPv6
+    #[structopt(long, env = "MKV_LISTEN")]
+    pub listen: Option<IpAddr>,
+
+    /// Amount of replicas to make of the data
+    #[structopt(long, env = "MKV_REPLICAS", default_value = "3")]
+    pub replicas: usize,
+
+    /// Amount of subvolumes, disks per machine
+    #[structopt(long, env = "MKV_SUBVOLUMES", default_value = "10")]
+    pub subvolumes: u32,
+
+    /// Fallback server for missing keys: a host
+    #[structopt(long, env = "MKV_FALLBACK", default_value = "")]
+    pub fallback: String,
+
+    /// Force UNLINK before DELETE
+    #[structopt(long, env = "MKV_PROTECT", default_value = "false", parse(try_from_str = go_bool))]
+    pub protect: bool,
+
+    /// Calculate and store the MD5 checksum of values
+    #[structopt(long, env = "MKV_MD5SUM", default_value = "true", parse(try_from_str = go_bool))]
+    pub md5sum: bool,
+
+    /// Ask clients for credentials, which the volumes' htpasswd checks
+    #[structopt(long, env = "MKV_BASICAUTH", default_value = "false", parse(try_from_str = go_bool))]
+    pub basicauth: bool,
+
+    /// Credentials for the server's own requests to volumes, user:password (better given as MKV_USERPASS)
+    #[structopt(long, env = "MKV_USERPASS", default_value = "", hide_env_values = true)]
+    pub userpass: String,
+
+    /// How long a volume may take to answer a question, as 500ms or 1.5s; ten times as long for a write
+    #[structopt(long, env = "MKV_VOLTIMEOUT", default_value = "1s", parse(try_from_str = go_duration))]
+    pub voltimeout: Duration,
+
+    /// How long a client may send nothing of a body that it announced
+    #[structopt(long, env = "MKV_BODYTIMEOUT", default_value = "30s", parse(try_from_str = go_duration))]
+    pub bodytimeout: Duration,
+
+    /// How long an overwritten version stays, and how long a volume may take to carry out an abandoned request
+    #[structopt(long, env = "MKV_GRACE", default_value = "60s", parse(try_from_str = go_duration))]
+    pub grace: Duration,
+
+    /// What a GET makes sure of before it redirects: file (the volume has it) or health (the volume is up)
+    #[structopt(long, env = "MKV_CHECK", default_value = "file")]
+    pub check: Check,
+
+    /// How clients reach volumes, where that differs: internal=public, comma separated
+    #[structopt(long, env = "MKV_ADVERTISE", default_value = "")]
+    pub advertise: String,
+
+    /// Take over volumes that belong to another cluster
+    #[structopt(long, env = "MKV_ADOPT", default_value = "false", parse(try_from_str = go_bool))]
+    pub adopt: bool,
+
+    /// When a write is durable in the index: always, or never (for comparisons only: a power cut loses writes)
+    #[structopt(long, env = "MKV_SYNC", default_value = "always")]
+    pub sync: Sync,
+
+    /// Log every request
+    #[structopt(short = "v", long = "v", env = "MKV_V", default_value = "false", parse(try_from_str = go_bool))]
+    pub verbose: bool,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Serve.
+    Server,
+    /// Start a whole cluster.
+    Up,
+}
+
+/// When the index makes writes durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sync {
+    /// Before they are answered.
+    Always,
+    /// When the system gets to it.
+    Never,
+}
+
+impl FromStr for Command {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Command, String> {
+        match text {
+            "server" => Ok(Command::Server),
+            "up" => Ok(Command::Up),
+            _ => Err(format!("there is no command {text:?}; there are server and up")),
+        }
+    }
+}
+
+impl FromStr for Sync {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Sync, String> {
+        match text {
+            "always" => Ok(Sync::Always),
+            "never" => Ok(Sync::Never),
+            _ => Err(format!("{text:?} is neither always nor never")),
+        }
+    }
+}
+
+impl Arguments {
+    /// Reads a command line, the program's name first. The error knows whether it is one or the help text.
+    pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Arguments, structopt::clap::Error> {
+        let mut words = words.into_iter();
+        let program = words.next();
+        Arguments::from_iter_safe(program.into_iter().chain(words.map(from_go_spelling)))
+    }
+
+    /// The text that `--help` shows.
+    pub fn usage() -> String {
+        let mut text = Vec::new();
+        Arguments::clap().write_long_help(&mut text).expect("memory takes every text");
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+const BOOLEANS: [&str; 5] = ["protect", "md5sum", "basicauth", "adopt", "v"];
+
+/// `-name` becomes `--name`, and a boolean that stands alone becomes true, as in Go's flag package.
+fn from_go_spelling(word: OsString) -> OsString {
+    let Some(text) = word.to_str() else { return word };
+    let name = text.strip_prefix("--").or_else(|| text.strip_prefix('-')).unwrap_or("");
+    if BOOLEANS.contains(&name) {
+        return format!("--{name}=true").into();
+    }
+    let is_flag = name.starts_with(|first: char| first.is_ascii_alphabetic());
+    if is_flag && name.len() > 1 { format!("--{name}").into() } else { word }
+}
+
+/// A boolean in Go's spellings.
+fn go_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(format!("{text:?} is neither true nor false")),
+    }
+}
+
+/// A duration in Go's spelling, more than zero.
+fn go_duration(text: &str) -> Result<Duration, String> {
+    let fault = || format!("{text:?} is no duration; write 500ms, 1.5s or 1h2m");
+    let nanoseconds = go_parse_duration::parse_duration(text).map_err(|_| fault())?;
+    u64::try_from(nanoseconds).ok().filter(|number| *number > 0).map(Duration::from_nanos).ok_or_else(fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Arguments {
+        Arguments::parse(line.split(' ').map(OsString::from)).unwrap_or_else(|err| panic!("{line}: {err}"))
+    }
+
+    #[test]
+    fn gos_spelling_and_two_dashes_mean_the_same() {
+        for line in [
+            "mkv -volumes a:1,b:1 -db /tmp/x -replicas=2 -md5sum=false -protect -v server",
+            "mkv --volumes=a:1,b:1 --db /tmp/x --replicas 2 --md5sum=0 --protect --v server",
+            "mkv server -volumes a:1,b:1 -db /tmp/x -replicas 2 --md5sum=f -protect=true -v",
+        ] {
+            let arguments = parse(line);
+            assert_eq!(arguments.command, Some(Command::Server));
+            assert_eq!((arguments.volumes.as_str(), arguments.replicas), ("a:1,b:1", 2));
+            assert!(arguments.protect && arguments.verbose && !arguments.md5sum, "{line}");
+        }
+    }
+
+    #[test]
+    fn defaults_are_the_go_originals() {
+        let arguments = parse("mkv server");
+        assert_eq!((arguments.port, arguments.replicas, arguments.subvolumes), (3000, 3, 10));
+        assert!(arguments.md5sum && !arguments.protect && !arguments.basicauth);
+        assert_eq!(arguments.voltimeout, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn durations_are_written_as_in_go() {
+        for (text, expected_ms) in [("1s", 1000), ("500ms", 500), ("1.5s", 1500), ("1h2m", 3_720_000)] {
+            assert_eq!(go_duration(text), Ok(Duration::from_millis(expected_ms)), "{text}");
+        }
+        for text in ["", "1", "s", "-1s", "0s", "1x"] {
+            assert!(go_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        for line in ["mkv fly", "mkv -nosuch server", "mkv -port x server", "mkv -check maybe server"] {
+            assert!(Arguments::parse(line.split(' ').map(OsString::from)).is_err(), "{line}");
+        }
+    }
+}

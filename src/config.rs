@@ -1,0 +1,197 @@
+//! What the command line means: checked once, and then trusted by everybody.
+
+use crate::api::ApiOptions;
+use crate::cli::{Arguments, Sync};
+use crate::model::{Placer, Volume};
+use crate::store::{BodyLimits, StoreOptions};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use thiserror::Error;
+
+/// Everything that a server needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The directory of the index.
+    pub db: PathBuf,
+    /// Whether writes are durable before they are answered.
+    pub sync: Sync,
+    /// The address to listen on; `None` for all.
+    pub listen: Option<IpAddr>,
+    /// The port to listen on.
+    pub port: u16,
+    /// Volumes, replicas and subvolumes.
+    pub placer: Placer,
+    /// How long a volume may take to answer a question.
+    pub voltimeout: Duration,
+    /// `user:password` for the server's own requests.
+    pub userpass: Option<String>,
+    /// Take over volumes of another cluster.
+    pub adopt: bool,
+    /// For the store.
+    pub store: StoreOptions,
+    /// For the HTTP side.
+    pub api: ApiOptions,
+}
+
+/// A command line that asks for what can't be.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub enum ConfigError {
+    /// No index.
+    #[error("--db is missing: say where the index is, as --db /var/lib/mkv/indexdb")]
+    NoDb,
+    /// Something is no volume.
+    #[error(transparent)]
+    Volume(#[from] crate::model::VolumeError),
+    /// A volume stands twice in the list.
+    #[error("volume {0} is given twice; replicas of a blob must be on different volumes")]
+    Twice(Volume),
+    /// No replica at all.
+    #[error("--replicas must be at least 1")]
+    NoReplicas,
+    /// More replicas than volumes.
+    #[error("--replicas {replicas} needs as many volumes, and --volumes names {volumes}")]
+    TooFewVolumes {
+        /// How many there have to be.
+        replicas: usize,
+        /// How many there are.
+        volumes: usize,
+    },
+    /// Out of range.
+    #[error("--subvolumes must be from 1 to 256, not {0}")]
+    Subvolumes(u32),
+    /// Not `internal=public`.
+    #[error("--advertise {0:?} is not internal=public")]
+    Advertise(String),
+    /// Not `user:password`.
+    #[error("--userpass must be user:password")]
+    Userpass,
+    /// Not a host.
+    #[error("--fallback {0:?} is not a host or host:port")]
+    Fallback(String),
+}
+
+/// The most subvolumes that a placement can name with two hex digits.
+const MAX_SUBVOLUMES: u32 = 256;
+
+impl Config {
+    /// Checks `arguments`.
+    pub fn new(arguments: &Arguments) -> Result<Config, ConfigError> {
+        if arguments.db.is_empty() {
+            return Err(ConfigError::NoDb);
+        }
+        Ok(Config {
+            db: PathBuf::from(&arguments.db),
+            sync: arguments.sync,
+            listen: arguments.listen,
+            port: arguments.port,
+            placer: placer(arguments)?,
+            voltimeout: arguments.voltimeout,
+            userpass: userpass(&arguments.userpass)?,
+            adopt: arguments.adopt,
+            store: StoreOptions {
+                md5sum: arguments.md5sum,
+                protect: arguments.protect,
+                check: arguments.check,
+                grace: arguments.grace,
+            },
+            api: ApiOptions {
+                fallback: fallback(&arguments.fallback)?,
+                basicauth: arguments.basicauth,
+                advertise: advertise(&arguments.advertise)?,
+                body: BodyLimits { no_progress: arguments.bodytimeout },
+            },
+        })
+    }
+}
+
+fn placer(arguments: &Arguments) -> Result<Placer, ConfigError> {
+    let names = arguments.volumes.split(',').filter(|_| !arguments.volumes.is_empty());
+    let volumes: Vec<Volume> = names.map(str::parse).collect::<Result<_, _>>()?;
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = volumes.iter().find(|volume| !seen.insert(volume.as_str())) {
+        return Err(ConfigError::Twice(twice.clone()));
+    }
+    let replicas = arguments.replicas;
+    if replicas < 1 {
+        return Err(ConfigError::NoReplicas);
+    }
+    if volumes.len() < replicas {
+        return Err(ConfigError::TooFewVolumes { replicas, volumes: volumes.len() });
+    }
+    if !(1..=MAX_SUBVOLUMES).contains(&arguments.subvolumes) {
+        return Err(ConfigError::Subvolumes(arguments.subvolumes));
+    }
+    Ok(Placer::new(volumes, replicas, arguments.subvolumes))
+}
+
+fn userpass(text: &str) -> Result<Option<String>, ConfigError> {
+    match text {
+        "" => Ok(None),
+        text if text.contains(':') => Ok(Some(text.into())),
+        _ => Err(ConfigError::Userpass),
+    }
+}
+
+fn fallback(text: &str) -> Result<Option<String>, ConfigError> {
+    match text {
+        "" => Ok(None),
+        // A fallback is an address just as a volume is.
+        text => match text.parse::<Volume>() {
+            Ok(_) => Ok(Some(text.into())),
+            Err(_) => Err(ConfigError::Fallback(text.into())),
+        },
+    }
+}
+
+fn advertise(text: &str) -> Result<BTreeMap<String, String>, ConfigError> {
+    let pairs = text.split(',').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| advertised(pair).ok_or_else(|| ConfigError::Advertise(pair.into()))).collect()
+}
+
+fn advertised(pair: &str) -> Option<(String, String)> {
+    let (internal, public) = pair.split_once('=')?;
+    internal.parse::<Volume>().ok()?;
+    public.parse::<Volume>().ok()?;
+    Some((internal.into(), public.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(line: &str) -> Result<Config, ConfigError> {
+        let words = line.split(' ').map(std::ffi::OsString::from);
+        Config::new(&Arguments::parse(words).expect("the flags themselves are right"))
+    }
+
+    #[test]
+    fn what_can_not_be_is_refused() {
+        let cases = [
+            ("mkv -volumes a,b,c server", "--db is missing"),
+            ("mkv -db x server", "--volumes names 0"),
+            ("mkv -db x -volumes a,b server", "needs as many volumes"),
+            ("mkv -db x -volumes a,b,a server", "given twice"),
+            ("mkv -db x -volumes a,b, server", "is no volume"),
+            ("mkv -db x -volumes http://a,b,c server", "is no volume"),
+            ("mkv -db x -volumes a,b,c -replicas 0 server", "at least 1"),
+            ("mkv -db x -volumes a,b,c -subvolumes 0 server", "1 to 256"),
+            ("mkv -db x -volumes a,b,c -subvolumes 257 server", "1 to 256"),
+            ("mkv -db x -volumes a,b,c -advertise a server", "internal=public"),
+            ("mkv -db x -volumes a,b,c -userpass me server", "user:password"),
+            ("mkv -db x -volumes a,b,c -fallback http://x server", "is not a host"),
+        ];
+        for (line, expected) in cases {
+            let err = check(line).expect_err(line).to_string();
+            assert!(err.contains(expected), "{line}: {err}");
+        }
+    }
+
+    #[test]
+    fn a_whole_command_line_is_taken() {
+        let config = check("mkv -db x -volumes a:1,b:1/d,c -advertise a:1=h:9 -fallback other:3000 server").unwrap();
+        assert_eq!(config.placer.volumes().len(), 3);
+        assert_eq!(config.api.advertise.get("a:1").map(String::as_str), Some("h:9"));
+    }
+}

@@ -1,0 +1,443 @@
+//! The actor: one thread that owns the table and the keys' locks, and answers messages one after the other.
+//!
+//! It drains its mailbox, applies everything as one batch, syncs once, and then answers everybody (group commit).
+//! Within a batch all reads see the table as it was before, and keys come free only behind the sync: an answer
+//! never rests on what is not durable.
+
+use super::IndexError;
+use super::files_at;
+use super::message::{Change, Claimed, Listing, Message, Page, PageRequest, Reserved, Verb};
+use super::reservation::{Held, Reservation};
+use super::slots::{RESERVED_PREFIX, Slots, parse_slot_key, slot_key};
+use super::table::{self, Table, TableError};
+use crate::model::{File, Intent, Key, PlacedFile, Record, State, folded_path};
+use log::info;
+use std::ops::Bound;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::{mpsc, oneshot};
+
+/// Changes that one sync may carry; beyond, a batch gains nothing and its first writer only waits.
+const BATCH_CHANGES: usize = 512;
+
+/// How long the actor collects while more messages keep coming.
+const COLLECT_FOR: Duration = Duration::from_millis(1);
+
+/// Entries that one listing message reads at most: a few milliseconds, the longest that others wait for it.
+const PAGE_ENTRIES: usize = 1000;
+
+/// Entries that are read even for a shorter page: the other state's may stand between.
+const PAGE_ENTRIES_LEAST: usize = 64;
+
+const CLUSTER_KEY: &str = "!mkv/cluster";
+const FORMAT_KEY: &str = "!mkv/format";
+/// The version of what stands below [`RESERVED_PREFIX`].
+const FORMAT_VERSION: &[u8] = b"1";
+
+pub(super) struct Actor<T> {
+    table: T,
+    mailbox: mpsc::Receiver<Message>,
+    /// Reservations report their end through it. Weak, so that the mailbox closes when the last handle is gone.
+    sender: mpsc::WeakSender<Message>,
+    slots: Slots,
+    cluster: String,
+    last_time_us: u64,
+    grace_us: u64,
+}
+
+/// What the messages of one batch add up to.
+#[derive(Default)]
+struct Batch {
+    changes: Vec<table::Change>,
+    /// What is done once the changes are durable, in order.
+    after: Vec<After>,
+    close: bool,
+}
+
+enum After {
+    Reserved(Held, oneshot::Sender<Reserved>),
+    Extended(oneshot::Sender<()>),
+    Ended { slot: u32, waits_until: Option<u64>, reply: oneshot::Sender<()> },
+}
+
+impl<T: Table> Actor<T> {
+    /// Reads the cluster id (made here if the index has none) and the intents of an earlier process.
+    pub(super) fn new(
+        mut table: T,
+        mailbox: mpsc::Receiver<Message>,
+        sender: mpsc::WeakSender<Message>,
+        grace_us: u64,
+    ) -> Result<Actor<T>, TableError> {
+        let cluster = cluster_id(&mut table)?;
+        let slots = stored_slots(&mut table, now_us() + grace_us)?;
+        if slots.unsettled() > 0 {
+            info!("found {} writes that were cut off or removals that are not done", slots.unsettled());
+        }
+        Ok(Actor { table, mailbox, sender, slots, cluster, last_time_us: 0, grace_us })
+    }
+
+    /// Works until it is told to close, or the table fails.
+    pub(super) fn run(mut self) -> Result<(), TableError> {
+        while let Some(first) = self.next()? {
+            let mut batch = Batch::default();
+            self.collect(first, &mut batch)?;
+            let close = batch.close;
+            self.finish(batch)?;
+            if close {
+                break;
+            }
+        }
+        self.close()
+    }
+
+    /// The next message; while there is none, the table gets on with its upkeep.
+    fn next(&mut self) -> Result<Option<Message>, TableError> {
+        loop {
+            match self.mailbox.try_recv() {
+                Ok(message) => return Ok(Some(message)),
+                Err(mpsc::error::TryRecvError::Disconnected) => return Ok(None),
+                Err(mpsc::error::TryRecvError::Empty) => {
+                    if !self.table.upkeep()? {
+                        return Ok(self.mailbox.blocking_recv());
+                    }
+                }
+            }
+        }
+    }
+
+    fn collect(&mut self, first: Message, batch: &mut Batch) -> Result<(), TableError> {
+        let started = Instant::now();
+        let mut next = Some(first);
+        while let Some(message) = next.take() {
+            self.handle(message, batch)?;
+            if !batch.close && batch.changes.len() < BATCH_CHANGES && started.elapsed() < COLLECT_FOR {
+                next = self.mailbox.try_recv().ok();
+            }
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, message: Message, batch: &mut Batch) -> Result<(), TableError> {
+        match message {
+            Message::Locate { keys, reply } => {
+                let keys: Vec<&[u8]> = keys.iter().map(Key::as_bytes).collect();
+                let _ = reply.send(self.table.get_many(&keys)?);
+            }
+            Message::Reserve { key, verb, reply } => self.reserve(key, verb, reply, batch)?,
+            Message::Extend { slot, files, reply } => self.extend(slot, files, reply, batch),
+            Message::End { slot, change, left, not_before_us, reply } => {
+                self.end(slot, change, left, not_before_us, batch, reply);
+            }
+            Message::Abandon { slot } => self.slots.let_go(slot, now_us() + self.grace_us),
+            Message::Claim { slot, reply } => {
+                if let Err(Ok(Some(reservation))) = reply.send(self.claim(slot)?) {
+                    self.take_back(reservation);
+                }
+            }
+            Message::Due { limit, reply } => drop(reply.send(self.slots.due(now_us(), limit))),
+            Message::Postpone { slots, until_us } => {
+                slots.into_iter().for_each(|slot| self.slots.postpone(slot, until_us));
+            }
+            Message::Unsettled { reply } => drop(reply.send(self.slots.unsettled())),
+            Message::List { request, reply } => drop(reply.send(self.list(&request)?)),
+            Message::ClusterId { reply } => drop(reply.send(self.cluster.clone())),
+            Message::Close => batch.close = true,
+        }
+        Ok(())
+    }
+
+    /// One write and one sync for the whole batch, then the answers.
+    fn finish(&mut self, batch: Batch) -> Result<(), TableError> {
+        if !batch.changes.is_empty() {
+            self.table.write(&batch.changes)?;
+        }
+        for step in batch.after {
+            match step {
+                After::Reserved(held, reply) => {
+                    if let Err(Ok(reservation)) = reply.send(Ok(Reservation::new(self.sender.clone(), held)))
+                    {
+                        self.take_back(reservation);
+                    }
+                }
+                After::Extended(reply) => drop(reply.send(())),
+                After::Ended { slot, waits_until, reply } => {
+                    match waits_until {
+                        Some(due_us) => self.slots.let_go(slot, due_us),
+                        None => drop(self.slots.clear(slot)),
+                    }
+                    let _ = reply.send(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reserve(
+        &mut self,
+        key: Key,
+        verb: Verb,
+        reply: oneshot::Sender<Reserved>,
+        batch: &mut Batch,
+    ) -> Result<(), TableError> {
+        if self.slots.is_held(&key) {
+            let _ = reply.send(Err(IndexError::Busy { key }));
+            return Ok(());
+        }
+        let previous = match self.record(&key)? {
+            Ok(previous) => previous,
+            Err(err) => {
+                let _ = reply.send(Err(err));
+                return Ok(());
+            }
+        };
+        let leftovers = self.slots.has_intents(&key);
+        match refusal(&key, &verb, previous.as_ref(), leftovers) {
+            Some(err) => drop(reply.send(Err(err))),
+            None => self.hold(key, verb, previous, reply, batch),
+        }
+        Ok(())
+    }
+
+    fn hold(
+        &mut self,
+        key: Key,
+        verb: Verb,
+        previous: Option<Record>,
+        reply: oneshot::Sender<Reserved>,
+        batch: &mut Batch,
+    ) {
+        let time_us = self.new_time(&key, previous.as_ref());
+        let generation = previous.is_some() || self.slots.has_intents(&key);
+        let mut files = files_of(&key, &verb, previous.as_ref(), generation.then_some(time_us));
+        if matches!(verb, Verb::Remove { .. }) {
+            files.extend(self.absorb_waiting(&key, batch));
+        }
+        let intent = Intent { key: key.clone(), time_us, not_before_us: 0, files: files.clone() };
+        let value = intent.to_value();
+        let Some(slot) = self.slots.hold_new(intent) else {
+            let _ = reply.send(Err(IndexError::TooManyIntents));
+            return;
+        };
+        batch.changes.push(table::Change::Put { key: slot_key(slot), value });
+        if matches!(verb, Verb::Remove { .. }) {
+            batch.changes.push(table::Change::Delete { key: key.as_bytes().to_vec() });
+        }
+        // What is removed is no record any more.
+        let previous = previous.filter(|_| !matches!(verb, Verb::Remove { .. }));
+        let held = Held { key, slot, time_us, generation, previous, files };
+        batch.after.push(After::Reserved(held, reply));
+    }
+
+    /// The files of all waiting intents of `key`, whose slots come free.
+    fn absorb_waiting(&mut self, key: &Key, batch: &mut Batch) -> Vec<PlacedFile> {
+        let mut files = Vec::new();
+        for slot in self.slots.slots_of(key).to_vec() {
+            files.extend(self.slots.clear(slot).map_or_else(Vec::new, |intent| intent.files));
+            batch.changes.push(table::Change::Put { key: slot_key(slot), value: Vec::new() });
+        }
+        files
+    }
+
+    /// Later than everything that this process, or the key's history, has seen.
+    fn new_time(&mut self, key: &Key, previous: Option<&Record>) -> u64 {
+        let generation =
+            previous.and_then(|record| record.generation).map_or(0, |generation| generation.time_us());
+        let floor = self.last_time_us.max(generation).max(self.slots.last_time_us(key));
+        self.last_time_us = now_us().max(floor + 1);
+        self.last_time_us
+    }
+
+    fn extend(&mut self, slot: u32, files: Vec<PlacedFile>, reply: oneshot::Sender<()>, batch: &mut Batch) {
+        let Some(intent) = self.slots.intent_mut(slot) else { return };
+        intent.files = files;
+        batch.changes.push(table::Change::Put { key: slot_key(slot), value: intent.to_value() });
+        batch.after.push(After::Extended(reply));
+    }
+
+    fn end(
+        &mut self,
+        slot: u32,
+        change: Change,
+        left: Vec<PlacedFile>,
+        not_before_us: u64,
+        batch: &mut Batch,
+        reply: oneshot::Sender<()>,
+    ) {
+        let Some(intent) = self.slots.intent_mut(slot) else { return };
+        if let Change::Store(record) = change {
+            let key = intent.key.as_bytes().to_vec();
+            batch.changes.push(table::Change::Put { key, value: record.to_value() });
+        }
+        let waits_until = (!left.is_empty()).then_some(not_before_us);
+        let value = if left.is_empty() {
+            Vec::new()
+        } else {
+            intent.files = left;
+            intent.not_before_us = not_before_us;
+            intent.to_value()
+        };
+        batch.changes.push(table::Change::Put { key: slot_key(slot), value });
+        batch.after.push(After::Ended { slot, waits_until, reply });
+    }
+
+    fn claim(&mut self, slot: u32) -> Result<Claimed, TableError> {
+        let Some(key) = self.slots.intent(slot).map(|intent| intent.key.clone()) else { return Ok(Ok(None)) };
+        let previous = match self.record(&key)? {
+            Ok(previous) => previous,
+            Err(err) => return Ok(Err(err)),
+        };
+        let Some(intent) = self.slots.hold_waiting(slot) else { return Ok(Ok(None)) };
+        let time_us = self.new_time(&key, previous.as_ref());
+        let files = intent.files.clone();
+        let held = Held { key, slot, time_us, generation: true, previous, files };
+        Ok(Ok(Some(Reservation::new(self.sender.clone(), held))))
+    }
+
+    /// The caller was gone before it got its reservation.
+    fn take_back(&mut self, reservation: Reservation) {
+        self.slots.let_go(reservation.disarm(), now_us());
+    }
+
+    fn record(&mut self, key: &Key) -> Result<Result<Option<Record>, IndexError>, TableError> {
+        let value = self.table.get_many(&[key.as_bytes()])?.pop().flatten();
+        let record = value.map(|value| Record::parse(&value)).transpose();
+        Ok(record.map_err(|source| IndexError::Record { key: key.clone(), source }))
+    }
+
+    fn list(&mut self, request: &PageRequest) -> Result<Result<Page, IndexError>, TableError> {
+        let count = request.limit.clamp(PAGE_ENTRIES_LEAST, PAGE_ENTRIES);
+        let entries = self.table.page(request.from.as_ref().map(Vec::as_slice), count)?;
+        let whole = entries.len() == count;
+        let mut page = Page { keys: Vec::new(), next: None };
+        for (key, value) in entries {
+            if !key.starts_with(&request.prefix) {
+                page.next = None;
+                return Ok(Ok(page));
+            }
+            page.next = whole.then(|| Bound::Excluded(key.clone()));
+            match is_listed(&value, request.listing) {
+                Ok(true) => page.keys.push(key),
+                Ok(false) => {}
+                Err(source) => match Key::new(key) {
+                    Ok(key) => return Ok(Err(IndexError::Record { key, source })),
+                    Err(_) => continue,
+                },
+            }
+            if page.keys.len() == request.limit {
+                page.next = page.keys.last().cloned().map(Bound::Excluded);
+                return Ok(Ok(page));
+            }
+        }
+        Ok(Ok(page))
+    }
+
+    /// Takes the free slots out of the index, so that a clean stop leaves what a rebuild would write.
+    fn close(mut self) -> Result<(), TableError> {
+        let free = self.slots.free_slots().map(|slot| table::Change::Delete { key: slot_key(slot) });
+        let changes: Vec<table::Change> = free.collect();
+        if !changes.is_empty() {
+            self.table.write(&changes)?;
+        }
+        Box::new(self.table).close()
+    }
+}
+
+/// Whether `verb` may not be done, given the record of the key.
+fn refusal(key: &Key, verb: &Verb, record: Option<&Record>, leftovers: bool) -> Option<IndexError> {
+    let key = key.clone();
+    match (verb, record.map(|record| record.state)) {
+        (Verb::Put(_), Some(State::Live)) => Some(IndexError::Exists { key }),
+        (Verb::Put(_), _) | (Verb::Replace(_), _) => None,
+        (Verb::Unlink, Some(State::Live)) | (Verb::Relink, Some(State::Unlinked)) => None,
+        (Verb::Remove { .. }, None) if leftovers => None,
+        (Verb::Unlink | Verb::Relink | Verb::Remove { .. }, None) => Some(IndexError::NotFound { key }),
+        (Verb::Unlink, Some(State::Unlinked)) | (Verb::Relink, Some(State::Live)) => {
+            Some(IndexError::NotFound { key })
+        }
+        (Verb::Remove { protect: true }, Some(State::Live)) => Some(IndexError::Protected { key }),
+        (Verb::Remove { .. }, Some(_)) => None,
+    }
+}
+
+/// Every file that the verb is going to write or remove.
+fn files_of(key: &Key, verb: &Verb, record: Option<&Record>, generation_us: Option<u64>) -> Vec<PlacedFile> {
+    let replicas = record.map_or(&[][..], |record| &record.replicas);
+    match verb {
+        Verb::Put(places) | Verb::Replace(places) => {
+            let mut kinds = vec![File::Blob(generation_us.map(crate::model::Generation::new))];
+            kinds.extend(generation_us.map(|_| File::Sidecar));
+            files_at(places, &kinds)
+        }
+        Verb::Unlink | Verb::Relink => files_at(replicas, &[File::Sidecar]),
+        Verb::Remove { .. } => record.map_or_else(Vec::new, |record| files_of_record(key, record)),
+    }
+}
+
+/// Every file that a record's version has or may have on its volumes.
+pub fn files_of_record(key: &Key, record: &Record) -> Vec<PlacedFile> {
+    let mut kinds = vec![File::Blob(record.generation)];
+    kinds.extend((record.generation.is_none() && folded_path(key).is_some()).then_some(File::Folded));
+    kinds.push(File::Sidecar);
+    files_at(&record.replicas, &kinds)
+}
+
+fn is_listed(value: &[u8], listing: Listing) -> Result<bool, crate::model::RecordError> {
+    Record::parse(value).map(|record| match listing {
+        Listing::Live => record.is_live(),
+        Listing::Unlinked => !record.is_live(),
+    })
+}
+
+fn cluster_id<T: Table>(table: &mut T) -> Result<String, TableError> {
+    if let Some(id) = table.get_many(&[CLUSTER_KEY.as_bytes()])?.pop().flatten() {
+        return Ok(String::from_utf8_lossy(&id).into_owned());
+    }
+    let id = random_id()
+        .map_err(|err| TableError::Io { reason: format!("no random numbers for a cluster id: {err}") })?;
+    let put = |key: &str, value: &[u8]| table::Change::Put { key: key.into(), value: value.into() };
+    table.write(&[put(CLUSTER_KEY, id.as_bytes()), put(FORMAT_KEY, FORMAT_VERSION)])?;
+    Ok(id)
+}
+
+fn random_id() -> std::io::Result<String> {
+    use std::io::Read;
+    let mut bytes = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
+}
+
+/// What an earlier process had under way may have been cut off at any point.
+fn in_doubt(mut intent: Intent) -> Intent {
+    intent.files.iter_mut().for_each(|placed| placed.in_doubt = true);
+    intent
+}
+
+fn stored_slots<T: Table>(table: &mut T, due_us: u64) -> Result<Slots, TableError> {
+    let mut slots = Slots::default();
+    let mut from = Bound::Included(RESERVED_PREFIX.as_bytes().to_vec());
+    loop {
+        let entries = table.page(from.as_ref().map(Vec::as_slice), PAGE_ENTRIES)?;
+        for (key, value) in &entries {
+            if !key.starts_with(RESERVED_PREFIX.as_bytes()) {
+                return Ok(slots);
+            }
+            let Some(slot) = parse_slot_key(key) else { continue };
+            let intent = Intent::parse(value).map(in_doubt);
+            if intent.is_none() && !value.is_empty() {
+                let reason = format!("slot {slot} holds no intent: {}", value.escape_ascii());
+                return Err(TableError::Corrupt { reason });
+            }
+            let due_us = intent.as_ref().map_or(0, |intent| due_us.max(intent.not_before_us));
+            slots.found(slot, intent, due_us);
+        }
+        match entries.last() {
+            Some((key, _)) if entries.len() == PAGE_ENTRIES => from = Bound::Excluded(key.clone()),
+            _ => return Ok(slots),
+        }
+    }
+}
+
+/// Wall clock, µs since 1970.
+pub fn now_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_micros() as u64
+}

@@ -1,0 +1,120 @@
+//! What can be said to the index actor. Each message is a verb that carries its invariant, with its own reply.
+
+use super::{IndexError, Reservation};
+use crate::model::{Intent, Key, PlacedFile, Record, Replica};
+use std::ops::Bound;
+use tokio::sync::oneshot;
+
+/// What a writer is about to do with a key; the index checks that it may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verb {
+    /// Write a blob to these places, where there is no live one.
+    Put(Vec<Replica>),
+    /// Write a blob to these places, whatever is there.
+    Replace(Vec<Replica>),
+    /// Turn a live record into a tombstone.
+    Unlink,
+    /// Turn a tombstone into a live record.
+    Relink,
+    /// Forget the record at once, and have all files removed, also those that earlier writes have left.
+    Remove {
+        /// Refuse to remove a live blob.
+        protect: bool,
+    },
+}
+
+/// What becomes of the record when a reservation ends.
+#[derive(Debug)]
+pub(super) enum Change {
+    Keep,
+    Store(Record),
+}
+
+/// Which keys a listing is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listing {
+    /// Live ones.
+    Live,
+    /// Unlinked ones only.
+    Unlinked,
+}
+
+/// What to list.
+#[derive(Debug, Clone)]
+pub struct PageRequest {
+    /// Only keys that begin with this.
+    pub prefix: Vec<u8>,
+    /// Where to go on.
+    pub from: Bound<Vec<u8>>,
+    /// At most so many keys (> 0); the index may return fewer although more follow.
+    pub limit: usize,
+    /// Live or unlinked ones.
+    pub listing: Listing,
+}
+
+/// Some keys, and where to go on.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// In byte order.
+    pub keys: Vec<Vec<u8>>,
+    /// `None` when there are no more.
+    pub next: Option<Bound<Vec<u8>>>,
+}
+
+type Reply<T> = oneshot::Sender<T>;
+pub(super) type Reserved = Result<Reservation, IndexError>;
+pub(super) type Claimed = Result<Option<Reservation>, IndexError>;
+
+pub(super) enum Message {
+    /// The raw values of some keys, in their order.
+    Locate {
+        keys: Vec<Key>,
+        reply: Reply<Vec<Option<Vec<u8>>>>,
+    },
+    Reserve {
+        key: Key,
+        verb: Verb,
+        reply: Reply<Reserved>,
+    },
+    /// Makes more files part of a reservation's intent.
+    Extend {
+        slot: u32,
+        files: Vec<PlacedFile>,
+        reply: Reply<()>,
+    },
+    /// Ends a reservation: the record, and what is left to be settled, in one batch.
+    End {
+        slot: u32,
+        change: Change,
+        left: Vec<PlacedFile>,
+        not_before_us: u64,
+        reply: Reply<()>,
+    },
+    /// A reservation was dropped: its files are left as they are.
+    Abandon {
+        slot: u32,
+    },
+    Claim {
+        slot: u32,
+        reply: Reply<Claimed>,
+    },
+    Due {
+        limit: usize,
+        reply: Reply<Vec<(u32, Intent)>>,
+    },
+    Postpone {
+        slots: Vec<u32>,
+        until_us: u64,
+    },
+    Unsettled {
+        reply: Reply<usize>,
+    },
+    List {
+        request: PageRequest,
+        reply: Reply<Result<Page, IndexError>>,
+    },
+    ClusterId {
+        reply: Reply<String>,
+    },
+    Close,
+}

@@ -1,0 +1,171 @@
+//! Who holds which key, and which intents are stored where. Plain bookkeeping: the actor makes it durable.
+//!
+//! Intents live in numbered slots of the index that are overwritten again and again, so that a write leaves no
+//! tombstone in the engine. A slot is either free, held by a writer, or waiting to be settled.
+
+use crate::model::{Intent, Key};
+use std::collections::{BTreeSet, HashMap};
+
+/// All entries that are not keys of blobs begin with this; keys begin with `/`, which sorts behind.
+pub(super) const RESERVED_PREFIX: &str = "!mkv/";
+
+/// Slots that may exist: each waiting intent costs some 300 bytes of memory, so 300 MB at the most.
+pub(super) const MAX_SLOTS: usize = 1_000_000;
+
+const SLOT_PREFIX: &str = "!mkv/intent/";
+
+/// The index entry of a slot.
+pub(super) fn slot_key(slot: u32) -> Vec<u8> {
+    format!("{SLOT_PREFIX}{slot:08x}").into_bytes()
+}
+
+/// The slot of an index entry.
+pub(super) fn parse_slot_key(key: &[u8]) -> Option<u32> {
+    let digits = std::str::from_utf8(key).ok()?.strip_prefix(SLOT_PREFIX)?;
+    u32::from_str_radix(digits, 16).ok()
+}
+
+#[derive(Default)]
+pub(super) struct Slots {
+    intents: HashMap<u32, Intent>,
+    /// The slots of each key that has any.
+    by_key: HashMap<Key, Vec<u32>>,
+    /// The slot whose writer holds the key.
+    held: HashMap<Key, u32>,
+    free: BTreeSet<u32>,
+    /// Waiting intents by the time (µs since 1970) at which they are due.
+    due: BTreeSet<(u64, u32)>,
+    due_of: HashMap<u32, u64>,
+    /// One more than the highest slot ever used by this process or found at its start.
+    used: u32,
+}
+
+impl Slots {
+    /// Takes over a slot found in the index, free or with an intent that is due at `due_us`.
+    pub(super) fn found(&mut self, slot: u32, intent: Option<Intent>, due_us: u64) {
+        let skipped = self.used..slot;
+        self.free.extend(skipped);
+        self.used = self.used.max(slot + 1);
+        match intent {
+            None => drop(self.free.insert(slot)),
+            Some(intent) => {
+                self.free.remove(&slot);
+                self.by_key.entry(intent.key.clone()).or_default().push(slot);
+                self.intents.insert(slot, intent);
+                self.wait_until(slot, due_us);
+            }
+        }
+    }
+
+    pub(super) fn is_held(&self, key: &Key) -> bool {
+        self.held.contains_key(key)
+    }
+
+    /// Whether anything may lie on a volume that the record of `key` doesn't name.
+    pub(super) fn has_intents(&self, key: &Key) -> bool {
+        self.by_key.contains_key(key)
+    }
+
+    pub(super) fn slots_of(&self, key: &Key) -> &[u32] {
+        self.by_key.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// The latest reservation that left an intent of `key`.
+    pub(super) fn last_time_us(&self, key: &Key) -> u64 {
+        self.slots_of(key)
+            .iter()
+            .filter_map(|slot| self.intents.get(slot))
+            .map(|intent| intent.time_us)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Stores a new intent in the lowest free slot and holds its key. `None` when all are taken.
+    pub(super) fn hold_new(&mut self, intent: Intent) -> Option<u32> {
+        let slot = match self.free.pop_first() {
+            Some(slot) => slot,
+            None if (self.used as usize) < MAX_SLOTS => {
+                self.used += 1;
+                self.used - 1
+            }
+            None => return None,
+        };
+        self.held.insert(intent.key.clone(), slot);
+        self.by_key.entry(intent.key.clone()).or_default().push(slot);
+        self.intents.insert(slot, intent);
+        Some(slot)
+    }
+
+    /// Holds the key of a waiting intent for the one who settles it.
+    pub(super) fn hold_waiting(&mut self, slot: u32) -> Option<Intent> {
+        let intent = self.intents.get(&slot)?;
+        if self.held.contains_key(&intent.key) {
+            return None;
+        }
+        self.held.insert(intent.key.clone(), slot);
+        if let Some(due_us) = self.due_of.remove(&slot) {
+            self.due.remove(&(due_us, slot));
+        }
+        Some(intent.clone())
+    }
+
+    pub(super) fn intent(&self, slot: u32) -> Option<&Intent> {
+        self.intents.get(&slot)
+    }
+
+    pub(super) fn intent_mut(&mut self, slot: u32) -> Option<&mut Intent> {
+        self.intents.get_mut(&slot)
+    }
+
+    /// Lets go of the key; the intent waits until `due_us`.
+    pub(super) fn let_go(&mut self, slot: u32, due_us: u64) {
+        if let Some(intent) = self.intents.get(&slot) {
+            self.held.remove(&intent.key);
+            self.wait_until(slot, due_us);
+        }
+    }
+
+    /// Forgets an intent, waiting or held, and lets go of the key in the latter case.
+    pub(super) fn clear(&mut self, slot: u32) -> Option<Intent> {
+        let intent = self.intents.remove(&slot)?;
+        match self.due_of.remove(&slot) {
+            Some(due_us) => drop(self.due.remove(&(due_us, slot))),
+            None => drop(self.held.remove(&intent.key)),
+        }
+        if let Some(slots) = self.by_key.get_mut(&intent.key) {
+            slots.retain(|other| *other != slot);
+            if slots.is_empty() {
+                self.by_key.remove(&intent.key);
+            }
+        }
+        self.free.insert(slot);
+        Some(intent)
+    }
+
+    pub(super) fn due(&self, now_us: u64, limit: usize) -> Vec<(u32, Intent)> {
+        let due = self.due.range(..=(now_us, u32::MAX)).take(limit);
+        due.filter_map(|(_, slot)| Some((*slot, self.intents.get(slot)?.clone()))).collect()
+    }
+
+    /// Puts a waiting intent off; no effect on one that is held.
+    pub(super) fn postpone(&mut self, slot: u32, until_us: u64) {
+        if let Some(due_us) = self.due_of.get(&slot).copied() {
+            self.due.remove(&(due_us, slot));
+            self.wait_until(slot, until_us);
+        }
+    }
+
+    pub(super) fn unsettled(&self) -> usize {
+        self.due.len()
+    }
+
+    /// The slots that hold nothing, which a clean stop removes from the index.
+    pub(super) fn free_slots(&self) -> impl Iterator<Item = u32> {
+        self.free.iter().copied()
+    }
+
+    fn wait_until(&mut self, slot: u32, due_us: u64) {
+        self.due.insert((due_us, slot));
+        self.due_of.insert(slot, due_us);
+    }
+}

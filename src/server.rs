@@ -1,0 +1,209 @@
+//! Puts the parts together and keeps them running: index thread, background arbiter, HTTP workers, signals.
+
+use crate::api::{self, Api, ApiOptions, LastAccepted};
+use crate::cli::Sync;
+use crate::config::Config;
+use crate::index::leveldb;
+use crate::index::table::TableError;
+use crate::index::{IndexError, IndexSender, IndexServer};
+use crate::model::{Placer, Volume};
+use crate::store::{Store, StoreOptions, settle_forever};
+use crate::volume::{self, ClusterId, Health, ProbeOutcome, Timeouts, VolumeClient};
+use actix_rt::signal::unix::{Signal, SignalKind, signal};
+use actix_web::{App, HttpServer};
+use futures_util::future::{Either, select};
+use log::{error, info, warn};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+
+/// How long running requests may go on after SIGTERM: a 1 GiB upload over a 100 Mbit line needs 90 s.
+const SHUTDOWN_SECONDS: u64 = 120;
+
+/// How long a client may take to send the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an idle connection is kept.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// Connections that the system may accept before a worker gets to them.
+const BACKLOG: u32 = 4096;
+
+/// Why a server did not start, or ended.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// The index can't be opened, or has stopped.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The index did not answer.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The port can't be listened on.
+    #[error("can't listen on port {port}: {source}")]
+    Bind {
+        /// The port.
+        port: u16,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A volume of another cluster.
+    #[error("volume {volume} belongs to cluster {theirs}, not to {ours}; if the index was lost, rebuild it; --adopt takes the volume over")]
+    Foreign {
+        /// The volume.
+        volume: Volume,
+        /// The cluster that the volume names.
+        theirs: String,
+        /// The cluster that the index names.
+        ours: String,
+    },
+    /// A socket or signal failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// What every thread makes its own handles from.
+#[derive(Clone)]
+struct Parts {
+    index: IndexSender,
+    health: Arc<Health>,
+    timeouts: Timeouts,
+    placer: Arc<Placer>,
+    store: Arc<StoreOptions>,
+    api: Arc<ApiOptions>,
+    userpass: Option<String>,
+    last_accepted: Arc<LastAccepted>,
+}
+
+impl Parts {
+    fn new(config: &Config, index: IndexSender) -> Parts {
+        Parts {
+            index,
+            health: Arc::new(Health::new(config.placer.volumes())),
+            timeouts: Timeouts::from_voltimeout(config.voltimeout),
+            placer: Arc::new(config.placer.clone()),
+            store: Arc::new(config.store.clone()),
+            api: Arc::new(config.api.clone()),
+            userpass: config.userpass.clone(),
+            last_accepted: Arc::default(),
+        }
+    }
+
+    /// The volumes as the server itself speaks to them.
+    fn volumes(&self) -> VolumeClient {
+        let client = VolumeClient::new(self.timeouts.clone(), Arc::clone(&self.health));
+        client.with_credentials(self.userpass.as_deref().map(Rc::from))
+    }
+
+    fn store(&self) -> Store {
+        Store::new(self.index.handle(), self.volumes(), Arc::clone(&self.placer), Arc::clone(&self.store))
+    }
+}
+
+/// Serves until a signal ends it. Blocks the calling thread.
+pub fn run(config: Config) -> Result<(), ServerError> {
+    let index = open_index(&config)?;
+    actix_rt::System::new().block_on(serve(config, index))
+}
+
+fn open_index(config: &Config) -> Result<IndexServer, TableError> {
+    let mut options = leveldb::Options::default();
+    if config.sync == Sync::Never {
+        warn!("--sync never: what is acknowledged may be lost with the machine's power");
+        options.sync = leveldb::Sync::Never;
+    }
+    let dir = config.db.clone();
+    IndexServer::start(move || leveldb::open(&dir, options), config.store.grace.as_micros() as u64)
+}
+
+async fn serve(config: Config, mut index: IndexServer) -> Result<(), ServerError> {
+    let parts = Parts::new(&config, index.sender());
+    let cluster: ClusterId = parts.index.handle().cluster_id().await?.parse().map_err(|err| {
+        TableError::Corrupt { reason: format!("the cluster id can't be read: {err}") }
+    })?;
+    check_volumes(&parts, &cluster, config.adopt).await?;
+    let server = listen(&config, &parts)?;
+    work_in_background(&parts, cluster, config.adopt);
+    info!("serving {} volumes on port {}", config.placer.volumes().len(), config.port);
+    let handle = server.handle();
+    actix_rt::spawn(async move {
+        if let Err(err) = stop_at_signal(handle).await {
+            error!("no signals can be received: {err}");
+        }
+    });
+    let served = match select(std::pin::pin!(index.failed()), server).await {
+        Either::Left((err, _)) => return Err(err.into()),
+        Either::Right((served, _)) => served,
+    };
+    index.close().await?;
+    info!("stopped");
+    Ok(served?)
+}
+
+/// Looks at every volume once, so that the first requests know which are up.
+async fn check_volumes(parts: &Parts, cluster: &ClusterId, adopt: bool) -> Result<(), ServerError> {
+    for (volume, outcome) in volume::probe_all_once(&parts.volumes(), cluster, adopt).await {
+        if let ProbeOutcome::Foreign { theirs } = outcome {
+            return Err(ServerError::Foreign { volume, theirs, ours: cluster.to_string() });
+        }
+    }
+    Ok(())
+}
+
+fn listen(config: &Config, parts: &Parts) -> Result<actix_web::dev::Server, ServerError> {
+    let parts = parts.clone();
+    let app = move || {
+        let api = Api::new(parts.store(), Arc::clone(&parts.api), Arc::clone(&parts.last_accepted));
+        App::new().configure(|routes| api::configure(routes, Rc::new(api)))
+    };
+    let server = HttpServer::new(app)
+        .backlog(BACKLOG)
+        .client_request_timeout(HEAD_TIMEOUT)
+        .keep_alive(KEEP_ALIVE)
+        .shutdown_timeout(SHUTDOWN_SECONDS)
+        .disable_signals();
+    let address = SocketAddr::new(address(config.listen), config.port);
+    let bound = server.bind(address).map_err(|source| ServerError::Bind { port: config.port, source })?;
+    Ok(bound.run())
+}
+
+/// All addresses of both families, where the machine has IPv6.
+fn address(listen: Option<IpAddr>) -> IpAddr {
+    let has_ipv6 = || std::net::TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok();
+    listen.unwrap_or_else(|| match has_ipv6() {
+        true => Ipv6Addr::UNSPECIFIED.into(),
+        false => Ipv4Addr::UNSPECIFIED.into(),
+    })
+}
+
+/// Probes and removals run in a thread of their own, so that they never wait for clients nor clients for them.
+fn work_in_background(parts: &Parts, cluster: ClusterId, adopt: bool) {
+    let arbiter = actix_rt::Arbiter::new();
+    let parts = parts.clone();
+    arbiter.spawn_fn(move || {
+        actix_rt::spawn(volume::watch(parts.volumes(), cluster, adopt));
+        let own = parts.userpass.is_some() || !parts.api.basicauth;
+        let accepted = Arc::clone(&parts.last_accepted);
+        let userpass = move || if own { None } else { accepted.get() };
+        actix_rt::spawn(settle_forever(parts.store(), userpass));
+    });
+}
+
+/// SIGTERM and Ctrl-C let running requests finish; a second one ends them.
+async fn stop_at_signal(server: actix_web::dev::ServerHandle) -> io::Result<()> {
+    let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    next_of(&mut signals).await;
+    info!("stopping when the running requests are done, in {SHUTDOWN_SECONDS} s at the latest");
+    let graceful = server.stop(true);
+    if let Either::Right(_) = select(std::pin::pin!(graceful), std::pin::pin!(next_of(&mut signals))).await {
+        warn!("stopping at once; what is cut off is cleaned up at the next start");
+        server.stop(false).await;
+    }
+    Ok(())
+}
+
+async fn next_of([terminate, interrupt]: &mut [Signal; 2]) {
+    select(std::pin::pin!(terminate.recv()), std::pin::pin!(interrupt.recv())).await;
+}

@@ -1,0 +1,68 @@
+//! UNLINK and RELINK: a blob becomes a tombstone that keeps its files, and comes back.
+//!
+//! A sidecar says it on the volumes before the index does, so that a rebuild knows it too.
+
+use super::{Store, StoreError};
+use crate::index::{Ending, IndexError, Reservation, Verb};
+use crate::model::{Key, PlacedFile, Record, State};
+use crate::volume::Search;
+use log::warn;
+
+impl Store {
+    /// Turns a live blob into a tombstone.
+    pub async fn unlink(&self, key: &Key) -> Result<(), StoreError> {
+        let reservation = self.index.reserve(key, Verb::Unlink).await?;
+        let record = previous(&reservation)?;
+        let size = self.size_of(&reservation, &record).await;
+        self.change_state(reservation, Record { state: State::Unlinked, ..record }, size).await
+    }
+
+    /// Makes a tombstone readable again, once a replica of it was seen.
+    pub async fn relink(&self, key: &Key) -> Result<(), StoreError> {
+        let reservation = self.index.reserve(key, Verb::Relink).await?;
+        let record = previous(&reservation)?;
+        let err = match self.volumes.find(&self.candidates(key, &record)).await {
+            Search::Found { size, .. } => {
+                let record = Record { state: State::Live, ..record };
+                return self.change_state(reservation, record, Some(size)).await;
+            }
+            Search::Absent => StoreError::Gone { key: key.clone() },
+            Search::Unknown { error: source } => StoreError::Unavailable { key: key.clone(), source },
+        };
+        reservation.release(Ending::default()).await?;
+        Err(err)
+    }
+
+    async fn change_state(
+        &self,
+        reservation: Reservation,
+        record: Record,
+        size: Option<u64>,
+    ) -> Result<(), StoreError> {
+        let key = reservation.key().clone();
+        let results = self.write_sidecars(&reservation, &record, size).await;
+        let noted = results.iter().any(Result::is_ok);
+        let (mut left, mut failures) = (Vec::new(), Vec::new());
+        for (placed, result) in reservation.files().iter().zip(results) {
+            if let Err(err) = result {
+                warn!("noting the state of {key}: {err}");
+                left.push(PlacedFile { in_doubt: err.in_doubt(), ..placed.clone() });
+                failures.push(err);
+            }
+        }
+        let not_before_us = self.after_grace_us();
+        if noted {
+            reservation.commit(record, Ending { left, not_before_us }).await?;
+            return Ok(());
+        }
+        // Nothing was written for sure; what is in doubt is made to say what the record says.
+        left.retain(|placed| placed.in_doubt);
+        reservation.release(Ending { left, not_before_us }).await?;
+        Err(StoreError::NoSidecar { key, failures })
+    }
+}
+
+fn previous(reservation: &Reservation) -> Result<Record, IndexError> {
+    let record = reservation.previous().cloned();
+    record.ok_or_else(|| IndexError::NotFound { key: reservation.key().clone() })
+}

@@ -1,0 +1,88 @@
+//! The use cases: what happens to the index and to the volumes when a blob is put, read, overwritten, unlinked or
+//! removed. Free of HTTP: status codes and headers are decided above.
+//!
+//! One invariant runs through all of them: *intent durable → files written → record and intent in one durable
+//! step → answer*, and whatever a failure leaves on a volume is named by an intent until it is settled.
+
+mod body;
+mod error;
+mod get;
+mod link;
+mod list;
+mod put;
+mod remove;
+mod settle;
+mod sidecars;
+
+pub use body::{BodyError, BodyLimits};
+pub use error::StoreError;
+pub use get::{Check, Found};
+pub use list::{LIST_MAX_KEYS, ListRequest};
+pub use put::{PutRequest, Stored};
+pub use settle::run as settle_forever;
+
+use crate::index::{Index, now_us};
+use crate::model::{Key, Placer, Replica};
+use crate::volume::VolumeClient;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the operator chose.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Keep the MD5 of what is stored.
+    pub md5sum: bool,
+    /// Only unlinked blobs can be removed.
+    pub protect: bool,
+    /// What a GET makes sure of before it redirects.
+    pub check: Check,
+    /// How long an overwritten version stays readable, and a volume is given to carry out an abandoned request.
+    pub grace: Duration,
+}
+
+/// The store as one thread sees it; cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    index: Index,
+    volumes: VolumeClient,
+    placer: Arc<Placer>,
+    options: Arc<StoreOptions>,
+    /// Counts the GETs of this thread, so that replicas take turns.
+    turns: Rc<Cell<usize>>,
+}
+
+impl Store {
+    /// A store over the thread's own handles.
+    pub fn new(index: Index, volumes: VolumeClient, placer: Arc<Placer>, options: Arc<StoreOptions>) -> Store {
+        Store { index, volumes, placer, options, turns: Rc::default() }
+    }
+
+    /// The same store, speaking to the volumes with a client's credentials (`user:password`).
+    pub fn with_credentials(&self, userpass: Rc<str>) -> Store {
+        Store { volumes: self.volumes.with_credentials(Some(userpass)), ..self.clone() }
+    }
+
+    /// The thread's client of the volumes.
+    pub fn volumes(&self) -> &VolumeClient {
+        &self.volumes
+    }
+
+    /// The volumes that blobs are placed on.
+    pub fn placer(&self) -> &Placer {
+        &self.placer
+    }
+
+    /// The places that are up, best first.
+    fn places_up(&self, key: &Key) -> Vec<Replica> {
+        let mut places = self.placer.ranked(key.as_bytes());
+        places.retain(|place| self.volumes.health().is_up(place));
+        places
+    }
+
+    /// When something that is left now is to be settled, µs since 1970.
+    fn after_grace_us(&self) -> u64 {
+        now_us() + self.options.grace.as_micros() as u64
+    }
+}

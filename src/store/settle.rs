@@ -1,0 +1,152 @@
+//! Settling: making the volumes say what the index says of a key, file by file.
+//!
+//! The record of the key decides, read under its lock: a file that it names stays, a sidecar is made to say what
+//! the record says, everything else goes. Failed writes settle their own files at once; what they could not
+//! reach, what a crash cut off, and overwritten versions are settled here in the background when they are due.
+
+use super::sidecars::{describe, tombstone};
+use super::{Store, StoreError};
+use crate::index::{Ending, Reservation, now_us};
+use crate::model::{File, Intent, PlacedFile, Record, path_of};
+use crate::volume::VolumeError;
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::stream;
+use log::{debug, error, warn};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How often it is looked whether something is due.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Intents that are looked at in one go; what is put off makes room for others.
+const INTENTS_AT_ONCE: usize = 256;
+
+/// Keys that are settled at the same time: the background must not crowd out clients.
+const KEYS_AT_ONCE: usize = 8;
+
+/// Settles what is due, for ever. `userpass` gives the credentials to use, if others than the store's own.
+pub async fn run(store: Store, userpass: impl Fn() -> Option<String>) {
+    loop {
+        let store = match userpass() {
+            Some(userpass) => store.with_credentials(Rc::from(userpass)),
+            None => store.clone(),
+        };
+        match store.settle_due().await {
+            Ok(true) => {}
+            Ok(false) => actix_rt::time::sleep(LOOK_EVERY).await,
+            Err(err) => {
+                error!("settling what earlier writes left: {err}");
+                actix_rt::time::sleep(LOOK_EVERY).await;
+            }
+        }
+    }
+}
+
+impl Store {
+    /// Settles some of the intents that are due; says whether there may be more.
+    async fn settle_due(&self) -> Result<bool, StoreError> {
+        let due = self.index.due(INTENTS_AT_ONCE).await?;
+        let more = due.len() == INTENTS_AT_ONCE;
+        let (ready, away): (Vec<_>, Vec<_>) = due.into_iter().partition(|(_, intent)| self.any_ready(intent));
+        if !away.is_empty() {
+            let slots = away.iter().map(|(slot, _)| *slot).collect();
+            self.index.postpone(slots, self.after_grace_us()).await?;
+        }
+        let settled = stream::iter(ready).map(|(slot, _)| self.settle_slot(slot));
+        let results: Vec<_> = settled.buffer_unordered(KEYS_AT_ONCE).collect().await;
+        results.into_iter().collect::<Result<(), StoreError>>()?;
+        Ok(more)
+    }
+
+    fn any_ready(&self, intent: &Intent) -> bool {
+        intent.files.iter().any(|placed| self.is_ready(placed))
+    }
+
+    /// Whether the answer of the file's volume would be final: it is up, and has been for the grace period.
+    fn is_ready(&self, placed: &PlacedFile) -> bool {
+        let health = self.volumes.health();
+        let quiet_us = self.options.grace.as_micros() as u64;
+        let since = health.last_unreachable_us(&placed.replica).map_or(0, |time_us| time_us + quiet_us);
+        health.is_up(&placed.replica) && since <= now_us()
+    }
+
+    async fn settle_slot(&self, slot: u32) -> Result<(), StoreError> {
+        let Some(reservation) = self.index.claim(slot).await? else { return Ok(()) };
+        let files = reservation.files().to_vec();
+        let (mut ready, mut left): (Vec<_>, Vec<_>) = files.into_iter().partition(|placed| self.is_ready(placed));
+        // It is due and its volume has been there all the time: nothing is on its way any more.
+        ready.iter_mut().for_each(|placed| placed.in_doubt = false);
+        left.extend(self.settle_files(&reservation, ready).await);
+        debug!("settled what an earlier write left of {}; {} files remain", reservation.key(), left.len());
+        reservation.release(Ending { left, not_before_us: self.after_grace_us() }).await?;
+        Ok(())
+    }
+
+    /// Makes `files` of the reserved key what the record wants them to be, and answers those that are left to be
+    /// settled: their volume did not answer, or its answer is not final because something is in doubt.
+    pub(super) async fn settle_files(&self, reservation: &Reservation, files: Vec<PlacedFile>) -> Vec<PlacedFile> {
+        let (sidecars, blobs): (Vec<_>, Vec<_>) = files.into_iter().partition(|placed| placed.file == File::Sidecar);
+        let current = reservation.previous();
+        let stale = blobs.into_iter().filter(|placed| !current.is_some_and(|record| names(record, placed)));
+        let mut left = join_all(stale.map(|placed| self.remove_file(reservation, placed))).await;
+        left.retain(Option::is_some);
+        let mut left: Vec<PlacedFile> = left.into_iter().flatten().collect();
+        let blobs_left = !left.is_empty();
+        left.extend(self.settle_sidecars(reservation, current, sidecars, blobs_left).await);
+        left
+    }
+
+    async fn settle_sidecars(
+        &self,
+        reservation: &Reservation,
+        record: Option<&Record>,
+        sidecars: Vec<PlacedFile>,
+        blobs_left: bool,
+    ) -> Vec<PlacedFile> {
+        let is_named = |placed: &PlacedFile| record.is_some_and(|record| record.replicas.contains(&placed.replica));
+        let size = match record {
+            Some(record) if sidecars.iter().any(is_named) => self.size_of(reservation, record).await,
+            _ => None,
+        };
+        let settle = sidecars.into_iter().map(|placed| async move {
+            let sidecar = match record {
+                Some(record) if is_named(&placed) => describe(record, size, reservation.time_us()),
+                None if blobs_left => tombstone(reservation.time_us()),
+                _ => return self.remove_file(reservation, placed).await,
+            };
+            let written = self.write_sidecar(reservation, &placed.replica, &sidecar).await;
+            // A tombstone goes when the last blob has gone.
+            let keep = record.is_none();
+            left_of(reservation, placed, written.map(|()| keep))
+        });
+        join_all(settle).await.into_iter().flatten().collect()
+    }
+
+    async fn remove_file(&self, reservation: &Reservation, placed: PlacedFile) -> Option<PlacedFile> {
+        let path = path_of(reservation.key(), placed.file);
+        let removed = self.volumes.delete(&placed.replica, &path).await;
+        left_of(reservation, placed, removed.map(|_| false))
+    }
+}
+
+/// What is left of a file after its volume was asked: nothing if it answered, unless it has to be kept in mind.
+fn left_of(reservation: &Reservation, placed: PlacedFile, answer: Result<bool, VolumeError>) -> Option<PlacedFile> {
+    match answer {
+        Ok(keep) => (keep || placed.in_doubt).then_some(placed),
+        Err(err) => {
+            warn!("settling {}: {err}", reservation.key());
+            Some(PlacedFile { in_doubt: placed.in_doubt || err.in_doubt(), ..placed })
+        }
+    }
+}
+
+/// Whether the record says that this file is the blob.
+fn names(record: &Record, placed: &PlacedFile) -> bool {
+    let version = match placed.file {
+        File::Blob(generation) => generation == record.generation,
+        File::Folded => record.generation.is_none(),
+        File::Sidecar => false,
+    };
+    version && record.replicas.contains(&placed.replica)
+}

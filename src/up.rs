@@ -1,0 +1,136 @@
+//! `mkv up`: three volumes and a master below one directory, in the foreground, on defaults that need no thought.
+//!
+//! The volumes are children: they end when this process ends, however that happens, and running it again on the
+//! same directory finds everything as it was.
+
+use crate::cli::Arguments;
+use crate::config::{Config, ConfigError};
+use crate::server::{self, ServerError};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::env;
+use std::io;
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+use thiserror::Error;
+
+/// As many volumes as there are replicas by default.
+const VOLUMES: u16 = 3;
+
+/// How long a volume may take until it answers; nginx needs some 50 ms.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Why the cluster did not come up, or ended.
+#[derive(Debug, Error)]
+pub enum UpError {
+    /// The other flags don't fit.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The master failed.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The script that starts a volume isn't there.
+    #[error("the volume script is not found; run ./mkv up, or set MKV_HOME to the directory that has it")]
+    NoScript,
+    /// A directory could not be made.
+    #[error("can't make {dir:?}: {source}")]
+    Directory {
+        /// Which.
+        dir: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A volume did not start; its own words are on standard error.
+    #[error("volume {dir:?} did not start on port {port}")]
+    Volume {
+        /// Its directory.
+        dir: PathBuf,
+        /// Its port.
+        port: u16,
+    },
+}
+
+/// Volumes that end with this value.
+struct Volumes(Vec<Child>);
+
+impl Drop for Volumes {
+    fn drop(&mut self) {
+        for child in &self.0 {
+            // An error means that it has ended already.
+            let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
+        }
+        for child in &mut self.0 {
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Starts the cluster and serves until a signal ends it.
+pub fn run(arguments: &Arguments) -> Result<(), UpError> {
+    let dir = &arguments.dir;
+    make_directory(dir)?;
+    let ports = (1..=VOLUMES).map(|number| arguments.port + number);
+    let names: Vec<String> = ports.clone().map(|port| format!("localhost:{port}")).collect();
+    let mut arguments = arguments.clone();
+    if arguments.db.is_empty() {
+        arguments.db = dir.join("indexdb").to_string_lossy().into_owned();
+    }
+    if arguments.volumes.is_empty() {
+        arguments.volumes = names.join(",");
+    }
+    let config = Config::new(&arguments)?;
+    let script = find_script()?;
+    let mut volumes = Volumes(Vec::new());
+    for (number, port) in (1..=VOLUMES).zip(ports) {
+        volumes.0.push(start(&script, &dir.join(format!("volume{number}")), port)?);
+    }
+    greet(dir, arguments.port);
+    Ok(server::run(config)?)
+}
+
+fn make_directory(dir: &Path) -> Result<(), UpError> {
+    std::fs::create_dir_all(dir).map_err(|source| UpError::Directory { dir: dir.into(), source })
+}
+
+fn find_script() -> Result<PathBuf, UpError> {
+    let from_home = env::var_os("MKV_HOME").map(PathBuf::from);
+    let homes = from_home.into_iter().chain(env::current_dir());
+    homes.map(|home| home.join("volume")).find(|script| script.is_file()).ok_or(UpError::NoScript)
+}
+
+/// Starts one volume and waits until it answers.
+fn start(script: &Path, dir: &Path, port: u16) -> Result<Child, UpError> {
+    make_directory(dir)?;
+    let failed = || UpError::Volume { dir: dir.into(), port };
+    // The kernel ends the volume when this process dies, even by kill -9. A group of its own keeps a terminal's
+    // Ctrl-C from it, so that running uploads can finish.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM"]).arg(script).arg(dir).env("PORT", port.to_string()).process_group(0);
+    let mut child = command.spawn().map_err(|_| failed())?;
+    let limit = Instant::now() + START_LIMIT;
+    while TcpStream::connect(("localhost", port)).is_err() {
+        if Instant::now() > limit || !matches!(child.try_wait(), Ok(None)) {
+            let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
+            return Err(failed());
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(child)
+}
+
+fn greet(dir: &Path, port: u16) {
+    println!(
+        "\nThree volumes and a master, with everything below {}. In another terminal:\n\n    \
+         curl -L -T FILE localhost:{port}/KEY     store a file\n    \
+         curl -L -o FILE localhost:{port}/KEY     fetch it\n    \
+         curl 'localhost:{port}/?list'            list all keys\n    \
+         curl -X DELETE localhost:{port}/KEY      delete it\n\n\
+         Ctrl-C stops it; running it again goes on where it was.\n",
+        dir.display()
+    );
+}
