@@ -1,0 +1,116 @@
+//! How connections to volumes come to be, and the pools that keep them: one pool for reads, one for writes,
+//! because they differ in how long an answer may take.
+//!
+//! What happens on a connection afterwards is [`super::wire`]'s.
+
+use super::Timeouts;
+use super::wire::{Patience, Wire};
+use actix_rt::net::TcpStream;
+use actix_rt::task::spawn_blocking;
+use actix_rt::time::timeout;
+use actix_service::fn_service;
+use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
+use awc::http::Uri;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+/// Connections of one pool in use at the same time. awc's default of 100 counts all volumes together, so that one
+/// hung volume would starve the others; here the file limit of the process comes first.
+const MAX_CONNECTIONS: usize = 16_384;
+
+/// An idle connection is not used again after this time: well before nginx closes it (75 s by default).
+const IDLE_LIMIT: Duration = Duration::from_secs(15);
+
+/// Connections that are kept and connections that were never used before.
+pub(super) struct Pool {
+    kept: awc::Client,
+    fresh: awc::Client,
+}
+
+/// Which of a pool's connections a request takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Age {
+    /// An idle one if there is one.
+    Any,
+    /// One that is made for this request.
+    Fresh,
+}
+
+impl Pool {
+    /// A pool whose volumes may take `answer` until the first byte of an answer.
+    pub(super) fn new(timeouts: Timeouts, answer: Duration) -> Pool {
+        let patience = Patience { answer, progress: timeouts.write };
+        Pool {
+            kept: client(timeouts.connect, patience, IDLE_LIMIT),
+            fresh: client(timeouts.connect, patience, Duration::ZERO),
+        }
+    }
+
+    pub(super) fn client(&self, age: Age) -> &awc::Client {
+        match age {
+            Age::Any => &self.kept,
+            Age::Fresh => &self.fresh,
+        }
+    }
+}
+
+fn client(connect_limit: Duration, patience: Patience, idle_limit: Duration) -> awc::Client {
+    let service = fn_service(move |info: ConnectInfo<Uri>| async move {
+        let uri = info.request().clone();
+        let stream = connect(&uri, connect_limit).await?;
+        Ok::<_, ConnectError>(Connection::new(uri, Wire::new(stream, patience)))
+    });
+    let connector = awc::Connector::new()
+        .connector(service)
+        .limit(MAX_CONNECTIONS)
+        .conn_keep_alive(idle_limit)
+        // Twice, so that it is our own limit that strikes and says which address it was.
+        .timeout(connect_limit * 2);
+    awc::ClientBuilder::new().connector(connector).disable_timeout().disable_redirects().finish()
+}
+
+/// Tries every address of the volume in turn; a `localhost` may listen on either family. Names and addresses
+/// together take `limit` at most.
+async fn connect(uri: &Uri, limit: Duration) -> Result<TcpStream, ConnectError> {
+    match timeout(limit, connect_any(uri, limit)).await {
+        Ok(result) => result,
+        Err(_) => Err(ConnectError::Io(timed_out(limit))),
+    }
+}
+
+async fn connect_any(uri: &Uri, limit: Duration) -> Result<TcpStream, ConnectError> {
+    let addresses = resolve(uri).await?;
+    let share = limit / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+    let mut last = None;
+    for address in addresses {
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                // Head and body of a small request leave in one segment; nothing is gained by waiting for an ACK.
+                stream.set_nodelay(true).map_err(ConnectError::Io)?;
+                return Ok(stream);
+            }
+            Ok(Err(err)) => last = Some(err),
+            Err(_) => last = Some(timed_out(share)),
+        }
+    }
+    Err(last.map_or(ConnectError::NoRecords, ConnectError::Io))
+}
+
+async fn resolve(uri: &Uri) -> Result<Vec<SocketAddr>, ConnectError> {
+    let authority = uri.authority().ok_or(ConnectError::Unresolved)?;
+    let place = match authority.port() {
+        Some(_) => authority.to_string(),
+        None => format!("{authority}:80"),
+    };
+    if let Ok(address) = place.parse() {
+        return Ok(vec![address]);
+    }
+    let found = spawn_blocking(move || place.to_socket_addrs().map(Iterator::collect)).await;
+    found.map_err(|err| ConnectError::Io(io::Error::other(err)))?.map_err(ConnectError::Io)
+}
+
+fn timed_out(limit: Duration) -> io::Error {
+    let text = format!("no connection within {} ms", limit.as_millis());
+    io::Error::new(io::ErrorKind::TimedOut, text)
+}

@@ -1,0 +1,295 @@
+//! Talks to the volumes: stock nginx with WebDAV PUT and DELETE. Owns the connections, their timeouts and the
+//! knowledge of which volumes are up.
+//!
+//! Promises that every call ends: connects, answers and the next byte of a body all have limits, and time in which
+//! *this* side has nothing to send never counts against a volume. A kept connection that the volume has closed
+//! is no error. What a failure means for a blob is decided by the callers, from [`VolumeError`].
+
+mod connect;
+mod copy;
+mod download;
+mod error;
+mod find;
+mod health;
+mod probe;
+mod replicate;
+mod wire;
+
+pub use copy::{Content, CopyError};
+pub use download::Download;
+pub use error::VolumeError;
+pub use find::{Candidate, Search};
+pub use health::{Health, VolumeHealth, VolumeState};
+pub use probe::{ClusterId, ClusterIdError, ProbeOutcome, probe_all_once, watch};
+pub use replicate::{Outcome, Upload, UploadError};
+
+use crate::model::Replica;
+use awc::ClientResponse;
+use awc::body::MessageBody;
+use awc::http::Method;
+use awc::http::header::{AUTHORIZATION, CONTENT_LENGTH, DATE, HeaderValue, HttpDate, TryIntoHeaderValue};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use connect::{Age, Pool};
+use error::{Call, Failure};
+use futures_util::StreamExt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+/// A write ends with a rename and maybe a flush of gigabytes; it gets this many times the patience of a read.
+const WRITE_PATIENCE: u32 = 10;
+
+/// An answer without use is read to its end up to this size, so that the connection can be kept; nginx's error
+/// pages have a few hundred bytes.
+const DRAIN_LIMIT_BYTES: usize = 64 * 1024;
+
+/// How long a volume may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a connection, name lookup included.
+    pub connect: Duration,
+    /// For the first byte of the answer to HEAD and GET.
+    pub answer: Duration,
+    /// For the first byte of the answer to PUT and DELETE, and for the next byte of any body.
+    pub write: Duration,
+}
+
+impl Timeouts {
+    /// From the `-voltimeout` of the Go original (1 s there), which is for connects and for HEAD.
+    pub fn from_voltimeout(voltimeout: Duration) -> Timeouts {
+        Timeouts { connect: voltimeout, answer: voltimeout, write: voltimeout * WRITE_PATIENCE }
+    }
+}
+
+/// What a DELETE found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// The file was there and is gone.
+    Removed,
+    /// There was no such file.
+    Absent,
+}
+
+/// HTTP client of the volumes. One per worker thread, because awc's client is `!Send`; cheap to clone.
+#[derive(Clone)]
+pub struct VolumeClient {
+    shared: Rc<Shared>,
+    authorization: Option<HeaderValue>,
+}
+
+struct Shared {
+    reads: Pool,
+    writes: Pool,
+    health: Arc<Health>,
+}
+
+impl VolumeClient {
+    /// A client without credentials. Must be used in the thread, and inside the actix runtime, that made it.
+    pub fn new(timeouts: Timeouts, health: Arc<Health>) -> VolumeClient {
+        let reads = Pool::new(timeouts, timeouts.answer);
+        let writes = Pool::new(timeouts, timeouts.write);
+        VolumeClient { shared: Rc::new(Shared { reads, writes, health }), authorization: None }
+    }
+
+    /// The same connections with other credentials, `user:password`. They are never logged.
+    pub fn with_credentials(&self, userpass: Option<Rc<str>>) -> VolumeClient {
+        let authorization = userpass.map(|userpass| {
+            let text = format!("Basic {}", STANDARD.encode(userpass.as_bytes()));
+            let mut value = HeaderValue::try_from(text).expect("base64 is a header value");
+            value.set_sensitive(true);
+            value
+        });
+        VolumeClient { shared: self.shared.clone(), authorization }
+    }
+
+    /// Which volumes are up, as this and all other clients have found.
+    pub fn health(&self) -> &Arc<Health> {
+        &self.shared.health
+    }
+
+    /// The size in bytes of the file at `path`; `None` if there is none.
+    pub async fn head(&self, replica: &Replica, path: &str) -> Result<Option<u64>, VolumeError> {
+        let call = Call { method: "HEAD", replica, path };
+        let response = self.ask(&self.shared.reads, Method::HEAD, call).await?;
+        match response.status().as_u16() {
+            200 => match size_of(&response) {
+                Some(size) => Ok(Some(size)),
+                None => Err(self.noted(call.no_answer("it gave no size"))),
+            },
+            status if is_absent(status) => Ok(None),
+            status => Err(self.noted(call.refused(status))),
+        }
+    }
+
+    /// The content of a small file; `None` if there is none, [`VolumeError::TooLarge`] if it has more than
+    /// `limit_bytes`.
+    pub async fn get(
+        &self,
+        replica: &Replica,
+        path: &str,
+        limit_bytes: usize,
+    ) -> Result<Option<Bytes>, VolumeError> {
+        match self.open(replica, path).await? {
+            Some(download) => download.collect(limit_bytes).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Begins to read the file at `path`; `None` if there is none.
+    pub async fn open(&self, replica: &Replica, path: &str) -> Result<Option<Download>, VolumeError> {
+        let call = Call { method: "GET", replica, path };
+        let response = self.ask(&self.shared.reads, Method::GET, call).await?;
+        match response.status().as_u16() {
+            200 => Ok(Some(Download::new(self.clone(), call, response))),
+            status if is_absent(status) => {
+                drain(response).await;
+                Ok(None)
+            }
+            status => {
+                drain(response).await;
+                Err(self.noted(call.refused(status)))
+            }
+        }
+    }
+
+    /// Writes a file that is in memory. Its mtime becomes `mtime_us` (µs since 1970), cut to seconds.
+    pub async fn put(
+        &self,
+        replica: &Replica,
+        path: &str,
+        body: Bytes,
+        mtime_us: u64,
+    ) -> Result<(), VolumeError> {
+        let call = Call { method: "PUT", replica, path };
+        let date = date_header(mtime_us);
+        let failure = match self.put_once(Age::Any, call, date.clone(), body.clone()).await {
+            Ok(()) => return Ok(()),
+            Err(failure) => failure,
+        };
+        let err = match failure {
+            Failure::Failed(err) => err,
+            Failure::Stale => match self.put_once(Age::Fresh, call, date, body).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => call.after_retry(failure),
+            },
+        };
+        Err(self.noted(err))
+    }
+
+    /// Removes a file. Never sends a path that ends in `/`: nginx would remove the tree below.
+    pub async fn delete(&self, replica: &Replica, path: &str) -> Result<Removal, VolumeError> {
+        debug_assert!(!path.ends_with('/'), "{path} is a directory");
+        if path.is_empty() || path.ends_with('/') {
+            return Err(VolumeError::Directory { replica: replica.clone(), path: path.to_owned() });
+        }
+        let call = Call { method: "DELETE", replica, path };
+        let response = self.ask(&self.shared.writes, Method::DELETE, call).await?;
+        let status = response.status().as_u16();
+        drain(response).await;
+        match status {
+            200 | 204 => Ok(Removal::Removed),
+            // 409: the path is a directory, or a part of it is a file; the file itself is not there.
+            404 | 409 => Ok(Removal::Absent),
+            status => Err(self.noted(call.refused(status))),
+        }
+    }
+
+    /// Sends a request without body, again on a fresh connection if the kept one was dead.
+    async fn ask(&self, pool: &Pool, method: Method, call: Call<'_>) -> Result<ClientResponse, VolumeError> {
+        let err = match self.ask_once(pool, Age::Any, method.clone(), call).await {
+            Ok(response) => return Ok(response),
+            Err(Failure::Failed(err)) => err,
+            Err(Failure::Stale) => match self.ask_once(pool, Age::Fresh, method, call).await {
+                Ok(response) => return Ok(response),
+                Err(failure) => call.after_retry(failure),
+            },
+        };
+        Err(self.noted(err))
+    }
+
+    async fn ask_once(
+        &self,
+        pool: &Pool,
+        age: Age,
+        method: Method,
+        call: Call<'_>,
+    ) -> Result<ClientResponse, Failure> {
+        let request = self.request(pool, age, method, call);
+        request.send_body(awc::body::None::new()).await.map_err(|err| call.failure(err))
+    }
+
+    /// One attempt at a PUT, whatever the body.
+    async fn put_once(
+        &self,
+        age: Age,
+        call: Call<'_>,
+        date: HeaderValue,
+        body: impl MessageBody + 'static,
+    ) -> Result<(), Failure> {
+        let request = self.request(&self.shared.writes, age, Method::PUT, call).insert_header((DATE, date));
+        let response = request.send_body(body).await.map_err(|err| call.failure(err))?;
+        let status = response.status().as_u16();
+        drain(response).await;
+        match status {
+            200..=299 => Ok(()),
+            status => Err(Failure::Failed(call.refused(status))),
+        }
+    }
+
+    fn request(&self, pool: &Pool, age: Age, method: Method, call: Call<'_>) -> awc::ClientRequest {
+        let url = format!("http://{}{}", call.replica, call.path);
+        let request = pool.client(age).request(method, url);
+        let request = match age {
+            Age::Any => request,
+            Age::Fresh => request.force_close(),
+        };
+        match &self.authorization {
+            Some(value) => request.insert_header((AUTHORIZATION, value.clone())),
+            None => request,
+        }
+    }
+
+    /// Tells [`Health`] of a failure, and passes it on.
+    fn noted(&self, err: VolumeError) -> VolumeError {
+        self.shared.health.note(&err);
+        err
+    }
+}
+
+/// nginx answers 301 for a directory, which some keys' paths are on the way to other keys'.
+fn is_absent(status: u16) -> bool {
+    matches!(status, 404 | 301)
+}
+
+fn size_of(response: &ClientResponse) -> Option<u64> {
+    response.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// An RFC 9110 date (IMF-fixdate) in whole seconds; nginx makes it the file's mtime.
+fn date_header(mtime_us: u64) -> HeaderValue {
+    let time = UNIX_EPOCH + Duration::from_secs(mtime_us / 1_000_000);
+    HttpDate::from(time).try_into_value().expect("a date is a header value")
+}
+
+/// Reads what is left of an answer, so that the connection can be used again.
+async fn drain(mut response: ClientResponse) {
+    let mut read = 0;
+    while let Some(Ok(chunk)) = response.next().await {
+        read += chunk.len();
+        if read > DRAIN_LIMIT_BYTES {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_is_cut_to_seconds() {
+        assert_eq!(date_header(784_111_777_999_999), "Sun, 06 Nov 1994 08:49:37 GMT");
+    }
+}

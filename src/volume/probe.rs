@@ -1,0 +1,210 @@
+//! Looks at every volume about once a second: does it answer, and is it ours?
+//!
+//! Each volume keeps the id of its cluster in [`CLUSTER_PATH`]. A volume without one is adopted; one with another
+//! id is never used, because two masters on the same files would remove each other's blobs.
+
+use super::health::{Entry, VolumeState};
+use super::{VolumeClient, VolumeError};
+use crate::model::{CLUSTER_PATH, Replica, Volume};
+use actix_rt::time::{sleep, timeout};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use thiserror::Error;
+use tokio::sync::Semaphore;
+
+/// How long a volume is left alone when nothing seems wrong.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The shortest time between two probes of a volume, however many calls fail in it.
+const PROBE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Probes under way at the same time: enough that a few hung volumes delay no others, few enough to be no burst.
+const MAX_PROBES: usize = 32;
+
+/// The longest id that is read, in bytes; a longer file is somebody else's.
+const MAX_ID_BYTES: usize = 64;
+
+/// The name of a cluster: 1 to 64 letters, digits and hyphens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterId(Arc<str>);
+
+/// A text that is no cluster id.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{text:?} is no cluster id: 1 to {MAX_ID_BYTES} letters, digits and hyphens")]
+pub struct ClusterIdError {
+    text: String,
+}
+
+/// What a probe found.
+#[derive(Debug, Clone)]
+pub enum ProbeOutcome {
+    /// It answers and is ours, or asks for credentials that the probe doesn't have.
+    Up,
+    /// It answers and belonged to nobody, or to somebody else who was overruled; now it is ours.
+    Adopted,
+    /// It belongs to another cluster.
+    Foreign {
+        /// What its file says.
+        found: String,
+    },
+    /// It doesn't answer, or not sensibly.
+    Down {
+        /// Why.
+        error: VolumeError,
+    },
+}
+
+impl FromStr for ClusterId {
+    type Err = ClusterIdError;
+
+    fn from_str(text: &str) -> Result<ClusterId, ClusterIdError> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        if (1..=MAX_ID_BYTES).contains(&text.len()) && text.bytes().all(allowed) {
+            Ok(ClusterId(text.into()))
+        } else {
+            Err(ClusterIdError { text: text.to_owned() })
+        }
+    }
+}
+
+impl ClusterId {
+    /// A new id of 32 hex digits, from the randomness that the standard library seeds its maps with.
+    pub fn generate() -> ClusterId {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let half = || {
+            let mut hasher = RandomState::new().build_hasher();
+            hasher.write_u128(now.as_nanos());
+            hasher.finish()
+        };
+        ClusterId(format!("{:016x}{:016x}", half(), half()).into())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Probes every volume of the client's [`Health`](super::Health) about once a second, for ever. Runs in one arbiter,
+/// with the server's own credentials. With `adopt`, a foreign volume is made ours.
+pub async fn watch(client: VolumeClient, cluster: ClusterId, adopt: bool) {
+    let health = client.health().clone();
+    let slots = Semaphore::new(MAX_PROBES);
+    let count = u32::try_from(health.entries().len()).unwrap_or(u32::MAX).max(1);
+    let watches = health.entries().iter().zip(0..).map(|(entry, index)| {
+        // Spread over the interval, so that forty volumes are no burst once a second.
+        let offset = PROBE_INTERVAL * index / count;
+        watch_one(&client, entry, &cluster, adopt, &slots, offset)
+    });
+    join_all(watches).await;
+}
+
+/// Probes every volume once, in the order of the client's [`Health`](super::Health), and remembers what it found there.
+/// Takes two connect or answer timeouts at most, for each [`MAX_PROBES`] volumes.
+pub async fn probe_all_once(
+    client: &VolumeClient,
+    cluster: &ClusterId,
+    adopt: bool,
+) -> Vec<(Volume, ProbeOutcome)> {
+    let health = client.health().clone();
+    let slots = Semaphore::new(MAX_PROBES);
+    let probes = health.entries().iter().map(|entry| async {
+        let outcome = probe(client, entry, cluster, adopt, &slots).await;
+        (entry.volume.clone(), outcome)
+    });
+    join_all(probes).await
+}
+
+async fn watch_one(
+    client: &VolumeClient,
+    entry: &Entry,
+    cluster: &ClusterId,
+    adopt: bool,
+    slots: &Semaphore,
+    offset: Duration,
+) {
+    let _ = timeout(offset, entry.wake.notified()).await;
+    loop {
+        probe(client, entry, cluster, adopt, slots).await;
+        sleep(PROBE_PAUSE).await;
+        let _ = timeout(PROBE_INTERVAL - PROBE_PAUSE, entry.wake.notified()).await;
+    }
+}
+
+/// One probe, and its consequence for the volume's state.
+async fn probe(
+    client: &VolumeClient,
+    entry: &Entry,
+    cluster: &ClusterId,
+    adopt: bool,
+    slots: &Semaphore,
+) -> ProbeOutcome {
+    let _slot = slots.acquire().await.expect("the semaphore is never closed");
+    let root = root_of(&entry.volume);
+    let outcome = look(client, &root, cluster, adopt).await;
+    match &outcome {
+        ProbeOutcome::Up | ProbeOutcome::Adopted => entry.set(VolumeState::Up, ""),
+        ProbeOutcome::Down { error } => entry.set(VolumeState::Down, &error.to_string()),
+        ProbeOutcome::Foreign { found } => {
+            let reason = format!("it belongs to cluster {found:?}, this is {cluster}");
+            entry.set(VolumeState::Foreign, &reason);
+        }
+    }
+    outcome
+}
+
+async fn look(client: &VolumeClient, root: &Replica, cluster: &ClusterId, adopt: bool) -> ProbeOutcome {
+    match client.get(root, CLUSTER_PATH, MAX_ID_BYTES * 2).await {
+        Ok(Some(content)) if content.trim_ascii() == cluster.as_str().as_bytes() => ProbeOutcome::Up,
+        Ok(Some(_)) if adopt => make_ours(client, root, cluster).await,
+        Ok(Some(content)) => ProbeOutcome::Foreign { found: String::from_utf8_lossy(&content).into_owned() },
+        Ok(None) => make_ours(client, root, cluster).await,
+        Err(VolumeError::TooLarge { .. }) if adopt => make_ours(client, root, cluster).await,
+        Err(VolumeError::TooLarge { .. }) => ProbeOutcome::Foreign { found: "a longer file".into() },
+        Err(VolumeError::Refused { status: 401, .. }) => ProbeOutcome::Up,
+        Err(error) => ProbeOutcome::Down { error },
+    }
+}
+
+/// Writes our id. A volume that can be read but refuses this one write is still up: its disk may be full.
+async fn make_ours(client: &VolumeClient, root: &Replica, cluster: &ClusterId) -> ProbeOutcome {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now_us = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+    let content = Bytes::copy_from_slice(cluster.as_str().as_bytes());
+    match client.put(root, CLUSTER_PATH, content, now_us).await {
+        Ok(()) => ProbeOutcome::Adopted,
+        Err(VolumeError::Refused { status: 401 | 500 | 507, .. }) => ProbeOutcome::Up,
+        Err(error) => ProbeOutcome::Down { error },
+    }
+}
+
+/// The volume itself as a place.
+fn root_of(volume: &Volume) -> Replica {
+    volume.as_str().parse().expect("every volume is a replica too")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_plain_words() {
+        assert!("a-1".parse::<ClusterId>().is_ok());
+        for text in ["", "a b", "a\n", &"x".repeat(65)] {
+            assert!(text.parse::<ClusterId>().is_err(), "{text:?}");
+        }
+        let (one, two) = (ClusterId::generate(), ClusterId::generate());
+        assert!(one != two && one.as_str().parse() == Ok(one.clone()));
+    }
+}
