@@ -80,8 +80,8 @@ impl VolumeBuilder {
         let seen_at = self.seen_at.unwrap_or_else(|| dir.clone());
         Volume {
             own,
-            dir,
-            seen_at,
+            served: dir,
+            dir: seen_at,
             env: self.env,
             prefix: self.prefix,
             port: PortLease::new(),
@@ -95,9 +95,10 @@ impl VolumeBuilder {
 #[derive(Debug)]
 pub struct Volume {
     own: TempDir,
+    /// As the script is told.
+    served: PathBuf,
+    /// The same as the test sees it: another path when the volume lives among [`Mounts`].
     dir: PathBuf,
-    /// `dir` as the test sees it: another path when the volume lives among [`Mounts`].
-    seen_at: PathBuf,
     env: Vec<(OsString, OsString)>,
     prefix: Vec<String>,
     port: PortLease,
@@ -133,12 +134,12 @@ impl Volume {
 
     /// The directory that it serves.
     pub fn dir(&self) -> &Path {
-        &self.seen_at
+        &self.dir
     }
 
     /// All files that it serves, relative to [`Volume::dir`] and sorted.
     pub fn files(&self) -> Vec<String> {
-        files_below(&self.seen_at)
+        files_below(&self.dir)
     }
 
     /// What the script and nginx wrote to their standard output and error since the last start.
@@ -216,7 +217,7 @@ impl Volume {
     fn spawn(&mut self) {
         let log = File::create(self.log_path()).expect("our directory is writable");
         let script = repository().join("volume");
-        let mut words = self.prefix.iter().map(OsString::from).chain([script.into(), (&self.dir).into()]);
+        let mut words = self.prefix.iter().map(OsString::from).chain([script.into(), (&self.served).into()]);
         let mut command = Command::new(words.next().expect("at least the script"));
         // What the person who runs the tests has set is not for the volumes under test.
         for name in ["AUTH", "LISTEN", "REQUIRE_MOUNT"] {
