@@ -1,0 +1,32 @@
+//! What integration tests are made of: volumes and stubs that clean up behind themselves, an HTTP client
+//! that hides nothing, and waiting with a deadline in place of sleeping.
+
+// Every test file uses some of it, none uses all.
+#![allow(dead_code, unused_imports)]
+
+mod fixture;
+mod http;
+mod mounts;
+mod ports;
+mod process;
+mod stub;
+mod temp_dir;
+mod volume;
+mod wait;
+
+pub use fixture::{ExpectedBlob, GoCluster};
+pub use http::{Response, get, http, raw};
+pub use mounts::Mounts;
+pub use ports::PortLease;
+pub use process::{children, is_gone, send};
+pub use stub::TcpStub;
+pub use temp_dir::TempDir;
+pub use volume::{Volume, VolumeBuilder, files_below};
+pub use wait::{PATIENCE, eventually, wait_for};
+
+use std::path::PathBuf;
+
+/// The root of the repository, where `volume` and `mkv` are.
+pub fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}

@@ -1,0 +1,154 @@
+//! Volumes that misbehave in ways that nginx can't be asked to: TCP servers in a thread.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Serves until it is dropped; its connections are closed then.
+#[derive(Debug)]
+pub struct TcpStub {
+    addr: String,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    accepted: AtomicUsize,
+    /// Also keeps the connections of a silent stub open. `None` once the stub is dropped.
+    open: Mutex<Option<Vec<TcpStream>>>,
+}
+
+impl TcpStub {
+    /// Accepts, reads nothing, never answers: a machine that hangs.
+    pub fn silent() -> Self {
+        Self::serve(|_| {})
+    }
+
+    /// Reads the head of a request and the first bytes of its body, then resets or closes the connection.
+    pub fn closing_in_mid_body() -> Self {
+        Self::serve(|mut stream| {
+            let mut reader = BufReader::new(&stream);
+            if read_head(&mut reader).is_some() {
+                let _ = reader.read(&mut [0; 16]);
+            }
+            let _ = stream.flush();
+            let _ = stream.shutdown(Shutdown::Both);
+        })
+    }
+
+    /// Reads every request to its end and answers 500 with an empty body, on connections that stay.
+    pub fn answering_500() -> Self {
+        Self::answering("500 Internal Server Error")
+    }
+
+    /// Reads every request to its end and answers `status` (`"507 Insufficient Storage"`) with an empty body.
+    pub fn answering(status: &'static str) -> Self {
+        Self::serve(move |mut stream| {
+            let mut reader = BufReader::new(stream.try_clone().expect("a socket can be cloned"));
+            while let Some(head) = read_head(&mut reader) {
+                if head.expects_continue {
+                    let _ = stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
+                }
+                if discard_body(&mut reader, &head).is_none() {
+                    return;
+                }
+                let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+                if stream.write_all(answer.as_bytes()).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// `127.0.0.1:port`, to be given as a volume.
+    pub fn addr(&self) -> &str {
+        &self.addr
+    }
+
+    /// How many connections were accepted so far.
+    pub fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::SeqCst)
+    }
+
+    fn serve(behave: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("the kernel has a free port");
+        let addr = listener.local_addr().expect("it is bound").to_string();
+        let shared = Arc::new(Shared { open: Mutex::new(Some(Vec::new())), ..Shared::default() });
+        let stub = Self { addr, shared: shared.clone() };
+        let behave = Arc::new(behave);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else { return };
+                let mut open = shared.open.lock().expect("no holder panics");
+                let Some(open) = open.as_mut() else { return };
+                shared.accepted.fetch_add(1, Ordering::SeqCst);
+                open.push(stream.try_clone().expect("a socket can be cloned"));
+                let behave = behave.clone();
+                std::thread::spawn(move || behave(stream));
+            }
+        });
+        stub
+    }
+}
+
+impl Drop for TcpStub {
+    fn drop(&mut self) {
+        let open = self.shared.open.lock().expect("no holder panics").take();
+        for stream in open.into_iter().flatten() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        // Wakes the accepting thread, which sees that nothing is to be kept any more, and ends.
+        let _ = TcpStream::connect(&self.addr);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Head {
+    content_length: u64,
+    chunked: bool,
+    expects_continue: bool,
+}
+
+/// `None` when the connection ends before a request does.
+fn read_head(reader: &mut impl BufRead) -> Option<Head> {
+    let mut head = Head::default();
+    loop {
+        let line = read_line(reader)?;
+        if line.is_empty() {
+            return Some(head);
+        }
+        let line = line.to_ascii_lowercase();
+        if let Some(length) = line.strip_prefix("content-length:") {
+            head.content_length = length.trim().parse().ok()?;
+        }
+        head.chunked |= line.starts_with("transfer-encoding:") && line.contains("chunked");
+        head.expects_continue |= line.starts_with("expect:");
+    }
+}
+
+fn discard_body(reader: &mut impl BufRead, head: &Head) -> Option<()> {
+    if !head.chunked {
+        return discard(reader, head.content_length);
+    }
+    loop {
+        let size = read_line(reader)?;
+        let size = u64::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
+        // Each chunk, the empty last one too, is followed by an empty line.
+        discard(reader, size + 2)?;
+        if size == 0 {
+            return Some(());
+        }
+    }
+}
+
+fn discard(reader: &mut impl BufRead, length: u64) -> Option<()> {
+    let copied = std::io::copy(&mut reader.take(length), &mut std::io::sink()).ok()?;
+    (copied == length).then_some(())
+}
+
+fn read_line(reader: &mut impl BufRead) -> Option<String> {
+    let mut line = String::new();
+    let read = reader.read_line(&mut line).ok()?;
+    (read > 0).then(|| line.trim_end().to_owned())
+}

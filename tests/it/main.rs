@@ -1,0 +1,9 @@
+//! The integration tests: the real scripts, real nginx, real files. One module per thing tested; what they
+//! share is in [`harness`].
+
+// Nothing outside of this binary can use what it declares.
+#![allow(unreachable_pub)]
+
+mod harness;
+mod harness_itself;
+mod volume_script;
