@@ -190,7 +190,8 @@ mod tests {
 
     #[test]
     fn a_whole_command_line_is_taken() {
-        let config = check("mkv -db x -volumes a:1,b:1/d,c -advertise a:1=h:9 -fallback other:3000 server").unwrap();
+        let config =
+            check("mkv -db x -volumes a:1,b:1/d,c -advertise a:1=h:9 -fallback other:3000 server").unwrap();
         assert_eq!(config.placer.volumes().len(), 3);
         assert_eq!(config.api.advertise.get("a:1").map(String::as_str), Some("h:9"));
     }

@@ -50,7 +50,9 @@ pub enum ServerError {
         source: io::Error,
     },
     /// A volume of another cluster.
-    #[error("volume {volume} belongs to cluster {theirs}, not to {ours}; if the index was lost, rebuild it; --adopt takes the volume over")]
+    #[error(
+        "volume {volume} belongs to cluster {theirs}, not to {ours}; if the index was lost, rebuild it; --adopt takes the volume over"
+    )]
     Foreign {
         /// The volume.
         volume: Volume,
@@ -109,20 +111,31 @@ pub fn run(config: Config) -> Result<(), ServerError> {
 }
 
 fn open_index(config: &Config) -> Result<IndexServer, TableError> {
-    let mut options = leveldb::Options::default();
+    let sync = match config.sync {
+        Sync::Always => leveldb::SyncMode::Always,
+        Sync::Never => leveldb::SyncMode::Never,
+    };
     if config.sync == Sync::Never {
         warn!("--sync never: what is acknowledged may be lost with the machine's power");
-        options.sync = leveldb::Sync::Never;
     }
     let dir = config.db.clone();
-    IndexServer::start(move || leveldb::open(&dir, options), config.store.grace.as_micros() as u64)
+    let open = move || {
+        let mut options = leveldb::Options::default();
+        options.sync = sync;
+        leveldb::open(&dir, options)
+    };
+    IndexServer::start(open, config.store.grace.as_micros() as u64)
 }
 
 async fn serve(config: Config, mut index: IndexServer) -> Result<(), ServerError> {
     let parts = Parts::new(&config, index.sender());
-    let cluster: ClusterId = parts.index.handle().cluster_id().await?.parse().map_err(|err| {
-        TableError::Corrupt { reason: format!("the cluster id can't be read: {err}") }
-    })?;
+    let cluster: ClusterId = parts
+        .index
+        .handle()
+        .cluster_id()
+        .await?
+        .parse()
+        .map_err(|err| TableError::Corrupt { reason: format!("the cluster id can't be read: {err}") })?;
     check_volumes(&parts, &cluster, config.adopt).await?;
     let server = listen(&config, &parts)?;
     work_in_background(&parts, cluster, config.adopt);
@@ -145,7 +158,7 @@ async fn serve(config: Config, mut index: IndexServer) -> Result<(), ServerError
 /// Looks at every volume once, so that the first requests know which are up.
 async fn check_volumes(parts: &Parts, cluster: &ClusterId, adopt: bool) -> Result<(), ServerError> {
     for (volume, outcome) in volume::probe_all_once(&parts.volumes(), cluster, adopt).await {
-        if let ProbeOutcome::Foreign { theirs } = outcome {
+        if let ProbeOutcome::Foreign { found: theirs } = outcome {
             return Err(ServerError::Foreign { volume, theirs, ours: cluster.to_string() });
         }
     }

@@ -45,14 +45,12 @@ pub enum UpError {
         /// What the system says.
         source: io::Error,
     },
+    /// Something else listens on the port of a volume.
+    #[error("port {0} is in use; is the cluster running already? --port moves all four")]
+    PortInUse(u16),
     /// A volume did not start; its own words are on standard error.
-    #[error("volume {dir:?} did not start on port {port}")]
-    Volume {
-        /// Its directory.
-        dir: PathBuf,
-        /// Its port.
-        port: u16,
-    },
+    #[error("the volume on port {0} did not start")]
+    Volume(u16),
 }
 
 /// Volumes that end with this value.
@@ -86,8 +84,11 @@ pub fn run(arguments: &Arguments) -> Result<(), UpError> {
     let config = Config::new(&arguments)?;
     let script = find_script()?;
     let mut volumes = Volumes(Vec::new());
-    for (number, port) in (1..=VOLUMES).zip(ports) {
+    for (number, port) in (1..=VOLUMES).zip(ports.clone()) {
         volumes.0.push(start(&script, &dir.join(format!("volume{number}")), port)?);
+    }
+    for (child, port) in volumes.0.iter_mut().zip(ports) {
+        wait_for(child, port)?;
     }
     greet(dir, arguments.port);
     Ok(server::run(config)?)
@@ -103,24 +104,32 @@ fn find_script() -> Result<PathBuf, UpError> {
     homes.map(|home| home.join("volume")).find(|script| script.is_file()).ok_or(UpError::NoScript)
 }
 
-/// Starts one volume and waits until it answers.
 fn start(script: &Path, dir: &Path, port: u16) -> Result<Child, UpError> {
+    if answers(port) {
+        return Err(UpError::PortInUse(port));
+    }
     make_directory(dir)?;
-    let failed = || UpError::Volume { dir: dir.into(), port };
     // The kernel ends the volume when this process dies, even by kill -9. A group of its own keeps a terminal's
     // Ctrl-C from it, so that running uploads can finish.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM"]).arg(script).arg(dir).env("PORT", port.to_string()).process_group(0);
-    let mut child = command.spawn().map_err(|_| failed())?;
+    command.spawn().map_err(|_| UpError::Volume(port))
+}
+
+/// Waits until the volume answers; it says itself why it doesn't.
+fn wait_for(child: &mut Child, port: u16) -> Result<(), UpError> {
     let limit = Instant::now() + START_LIMIT;
-    while TcpStream::connect(("localhost", port)).is_err() {
+    while !answers(port) {
         if Instant::now() > limit || !matches!(child.try_wait(), Ok(None)) {
-            let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
-            return Err(failed());
+            return Err(UpError::Volume(port));
         }
         std::thread::sleep(LOOK_EVERY);
     }
-    Ok(child)
+    Ok(())
+}
+
+fn answers(port: u16) -> bool {
+    TcpStream::connect(("localhost", port)).is_ok()
 }
 
 fn greet(dir: &Path, port: u16) {

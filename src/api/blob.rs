@@ -20,7 +20,7 @@ pub(super) async fn get(api: &Api, store: &Store, key: &Key) -> Result<HttpRespo
         Ok(found) => found,
         Err(err) => return fall_back(api, key, err),
     };
-    let userpass = store.volumes().credentials().filter(|_| api.options.basicauth);
+    let userpass = store.credentials();
     let location = location(api, userpass, &found.replica, &found.path);
     let mut response = HttpResponse::Found();
     response.insert_header((header::LOCATION, location));
@@ -63,7 +63,8 @@ fn location(api: &Api, userpass: Option<&str>, replica: &Replica, path: &str) ->
 
 fn escape_userpass(userpass: &str) -> String {
     let (user, password) = userpass.split_once(':').unwrap_or((userpass, ""));
-    let escape = |text| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+    let escape =
+        |text| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
     format!("{}:{}", escape(user), escape(password))
 }
 
@@ -125,7 +126,11 @@ mod tests {
     #[test]
     fn an_announced_md5_is_hex_or_base64() {
         let expected = Md5::parse("5d41402abc4b2a76b9719d911017c592");
-        for text in ["5d41402abc4b2a76b9719d911017c592", "5D41402ABC4B2A76B9719D911017C592", "XUFAKrxLKna5cZ2REBfFkg=="] {
+        for text in [
+            "5d41402abc4b2a76b9719d911017c592",
+            "5D41402ABC4B2A76B9719D911017C592",
+            "XUFAKrxLKna5cZ2REBfFkg==",
+        ] {
             assert_eq!(parse_md5(&HeaderValue::from_static(text)), expected, "{text}");
         }
         for text in ["", "hello", "XUFAKrxLKna5cZ2REBfF"] {

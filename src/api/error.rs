@@ -50,14 +50,21 @@ impl ApiError {
         }
         let mut response = HttpResponseBuilder::new(status);
         match status {
-            StatusCode::METHOD_NOT_ALLOWED => drop(response.insert_header((header::ALLOW, super::ALLOW))),
+            StatusCode::METHOD_NOT_ALLOWED => {
+                response.insert_header((header::ALLOW, super::ALLOW));
+            }
             StatusCode::SERVICE_UNAVAILABLE => {
                 response.insert_header((header::RETRY_AFTER, RETRY_AFTER_SECONDS));
             }
             StatusCode::UNAUTHORIZED => {
-                response.insert_header((header::WWW_AUTHENTICATE, "Basic realm=\"minikeyvalue\", charset=\"UTF-8\""));
+                response.insert_header((
+                    header::WWW_AUTHENTICATE,
+                    "Basic realm=\"minikeyvalue\", charset=\"UTF-8\"",
+                ));
             }
-            StatusCode::REQUEST_TIMEOUT | StatusCode::BAD_REQUEST => response.force_close(),
+            StatusCode::REQUEST_TIMEOUT | StatusCode::BAD_REQUEST => {
+                response.force_close();
+            }
             _ => {}
         }
         let reads = matches!(*method, Method::GET | Method::HEAD);

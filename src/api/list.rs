@@ -16,7 +16,15 @@ pub(super) async fn list(store: Store, prefix: Key, query: &Query) -> Result<Htt
     let end = store.list_end(&request).await?;
     let next = end.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
     let head = format!("{{\"next\":{},\"keys\":[", json_text(&next));
-    let listing = Listed { store, from: Some(request.from()), request, end, head: Some(head), encoded: Vec::new(), first: true };
+    let listing = Listed {
+        store,
+        from: Some(request.from()),
+        request,
+        end,
+        head: Some(head),
+        encoded: Vec::new(),
+        first: true,
+    };
     let body = stream::try_unfold(listing, Listed::piece);
     Ok(HttpResponse::Ok().content_type("application/json").streaming(body))
 }

@@ -52,7 +52,8 @@ const ALLOW: &str = "GET, HEAD, PUT, REPLACE, DELETE, UNLINK, RELINK";
 
 /// Adds the one route there is: every path is somebody's key.
 pub fn configure(config: &mut web::ServiceConfig, api: Rc<Api>) {
-    let handler = move |request: HttpRequest, payload: web::Payload| answer(Rc::clone(&api), request, payload);
+    let handler =
+        move |request: HttpRequest, payload: web::Payload| answer(Rc::clone(&api), request, payload);
     config.default_service(web::to(handler));
 }
 
@@ -67,7 +68,11 @@ async fn answer(api: Rc<Api>, request: HttpRequest, payload: web::Payload) -> Ht
     response
 }
 
-async fn dispatch(api: &Rc<Api>, request: &HttpRequest, payload: body::Payload) -> Result<HttpResponse, ApiError> {
+async fn dispatch(
+    api: &Rc<Api>,
+    request: &HttpRequest,
+    payload: body::Payload,
+) -> Result<HttpResponse, ApiError> {
     let method = request.method().as_str();
     let query = Query::parse(request.uri().query().unwrap_or(""));
     refuse_foreign_protocols(request, &query)?;
@@ -113,7 +118,8 @@ fn refuse_foreign_protocols(request: &HttpRequest, query: &Query) -> Result<(), 
         return Ok(());
     }
     let encoding = request.headers().get(header::CONTENT_ENCODING);
-    let chunked = encoding.is_some_and(|value| value.as_bytes().windows(11).any(|part| part == b"aws-chunked"));
+    let chunked =
+        encoding.is_some_and(|value| value.as_bytes().windows(11).any(|part| part == b"aws-chunked"));
     let copies = request.headers().contains_key("x-amz-copy-source");
     match chunked || copies || S3_PARAMETERS.iter().any(|name| query.get(name).is_some()) {
         true => Err(ApiError::NotImplemented),

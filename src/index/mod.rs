@@ -5,6 +5,7 @@
 //! no message changes more than one record. What follows from an answer (files, status codes) is decided above.
 
 mod actor;
+pub mod leveldb;
 mod lookups;
 mod message;
 mod reservation;

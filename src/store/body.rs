@@ -52,7 +52,10 @@ pub(super) enum Sized {
 }
 
 impl Body {
-    pub(super) fn new(chunks: impl Stream<Item = Result<Bytes, BodyError>> + 'static, limits: BodyLimits) -> Body {
+    pub(super) fn new(
+        chunks: impl Stream<Item = Result<Bytes, BodyError>> + 'static,
+        limits: BodyLimits,
+    ) -> Body {
         let chunks = Box::pin(chunks);
         Body { chunks, limits, window_start: Instant::now(), window_bytes: 0, ahead: None }
     }
@@ -124,14 +127,18 @@ mod tests {
 
     #[actix_rt::test]
     async fn a_small_body_is_kept_whole() {
-        let Ok(Sized::Small(bytes)) = body(&[b"ab", b"", b"c"]).sized(None).await else { panic!("not small") };
+        let Ok(Sized::Small(bytes)) = body(&[b"ab", b"", b"c"]).sized(None).await else {
+            panic!("not small")
+        };
         assert_eq!(bytes, "abc");
     }
 
     #[actix_rt::test]
     async fn a_large_body_without_a_length_loses_no_byte() {
         static PIECE: [u8; SMALL_BYTES] = [7; SMALL_BYTES];
-        let Ok(Sized::Large(mut large)) = body(&[b"ab", &PIECE, b"c"]).sized(None).await else { panic!("not large") };
+        let Ok(Sized::Large(mut large)) = body(&[b"ab", &PIECE, b"c"]).sized(None).await else {
+            panic!("not large")
+        };
         let mut total = 0;
         while let Some(chunk) = large.next().await.unwrap() {
             total += chunk.len();

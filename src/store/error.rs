@@ -40,20 +40,20 @@ pub enum StoreError {
         key: Key,
     },
     /// Replicas could not be written, and no other volume could take them.
-    #[error("{key} was not stored: {}", list(failures))]
+    #[error("{key} was not stored: {}", failures.join("; "))]
     NotReplicated {
         /// The key.
         key: Key,
         /// What each volume that failed said.
-        failures: Vec<VolumeError>,
+        failures: Vec<String>,
     },
     /// As [`StoreError::NotReplicated`], and every failure was that of a volume without space.
-    #[error("{key} was not stored, the volumes are full: {}", list(failures))]
+    #[error("{key} was not stored, the volumes are full: {}", failures.join("; "))]
     Full {
         /// The key.
         key: Key,
         /// What each volume said.
-        failures: Vec<VolumeError>,
+        failures: Vec<String>,
     },
     /// There is a record, but every one of its volumes says that the file is not there.
     #[error("{key} has a record but no replica is left; rebuild or restore it")]
@@ -70,7 +70,9 @@ pub enum StoreError {
         source: VolumeError,
     },
     /// Files of a removed key are left on volumes that did not answer; they are removed later.
-    #[error("{key} is removed, but {left} of its files are still on volumes that don't answer; repeat to see when they are gone")]
+    #[error(
+        "{key} is removed, but {left} of its files are still on volumes that don't answer; repeat to see when they are gone"
+    )]
     RemovalPending {
         /// The key.
         key: Key,
@@ -78,12 +80,12 @@ pub enum StoreError {
         left: usize,
     },
     /// No volume took the sidecar that has to say what changed.
-    #[error("no volume of {key} could note the change; nothing was changed: {}", list(failures))]
+    #[error("no volume of {key} could note the change; nothing was changed: {}", failures.join("; "))]
     NoSidecar {
         /// The key.
         key: Key,
         /// What each volume said.
-        failures: Vec<VolumeError>,
+        failures: Vec<String>,
     },
     /// A listing without a limit would be too long.
     #[error("more than {max} keys; ask for pages with limit=")]
@@ -91,8 +93,4 @@ pub enum StoreError {
         /// How many are answered at the most.
         max: usize,
     },
-}
-
-fn list(failures: &[VolumeError]) -> String {
-    failures.iter().map(VolumeError::to_string).collect::<Vec<_>>().join("; ")
 }

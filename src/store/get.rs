@@ -75,7 +75,8 @@ impl Store {
     /// A place that has the blob; `None` when every replica's volume said that it hasn't.
     async fn search(&self, key: &Key, record: &Record) -> Result<Option<(Replica, String)>, StoreError> {
         let mut candidates = self.candidates(key, record);
-        candidates.rotate_left(self.turn(candidates.len()));
+        let turn = self.turn(candidates.len());
+        candidates.rotate_left(turn);
         let health = self.volumes.health();
         candidates.sort_by_key(|candidate| !health.is_up(&candidate.replica));
         if self.options.check == Check::Health && health.is_up(&candidates[0].replica) {
@@ -101,6 +102,10 @@ impl Store {
         if record.generation.is_none() {
             paths.extend(folded_path(key));
         }
-        record.replicas.iter().map(|replica| Candidate { replica: replica.clone(), paths: paths.clone() }).collect()
+        record
+            .replicas
+            .iter()
+            .map(|replica| Candidate { replica: replica.clone(), paths: paths.clone() })
+            .collect()
     }
 }

@@ -47,7 +47,7 @@ impl Store {
             if let Err(err) = result {
                 warn!("noting the state of {key}: {err}");
                 left.push(PlacedFile { in_doubt: err.in_doubt(), ..placed.clone() });
-                failures.push(err);
+                failures.push(err.to_string());
             }
         }
         let not_before_us = self.after_grace_us();

@@ -49,19 +49,32 @@ pub struct Store {
     volumes: VolumeClient,
     placer: Arc<Placer>,
     options: Arc<StoreOptions>,
+    /// The client's credentials, if it showed any.
+    userpass: Option<Rc<str>>,
     /// Counts the GETs of this thread, so that replicas take turns.
     turns: Rc<Cell<usize>>,
 }
 
 impl Store {
     /// A store over the thread's own handles.
-    pub fn new(index: Index, volumes: VolumeClient, placer: Arc<Placer>, options: Arc<StoreOptions>) -> Store {
-        Store { index, volumes, placer, options, turns: Rc::default() }
+    pub fn new(
+        index: Index,
+        volumes: VolumeClient,
+        placer: Arc<Placer>,
+        options: Arc<StoreOptions>,
+    ) -> Store {
+        Store { index, volumes, placer, options, userpass: None, turns: Rc::default() }
     }
 
     /// The same store, speaking to the volumes with a client's credentials (`user:password`).
     pub fn with_credentials(&self, userpass: Rc<str>) -> Store {
-        Store { volumes: self.volumes.with_credentials(Some(userpass)), ..self.clone() }
+        let volumes = self.volumes.with_credentials(Some(Rc::clone(&userpass)));
+        Store { volumes, userpass: Some(userpass), ..self.clone() }
+    }
+
+    /// The client's credentials (`user:password`), if it showed any.
+    pub fn credentials(&self) -> Option<&str> {
+        self.userpass.as_deref()
     }
 
     /// The thread's client of the volumes.

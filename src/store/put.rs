@@ -13,6 +13,7 @@ use futures_util::Stream;
 use futures_util::future::join_all;
 use log::warn;
 use std::time::Instant;
+use thiserror::Error;
 
 /// A blob to be stored.
 pub struct PutRequest<S> {
@@ -55,7 +56,35 @@ struct Write<'a> {
 
 struct Lost {
     replica: Replica,
-    error: VolumeError,
+    failure: ReplicaFailure,
+}
+
+/// Why a volume has no replica.
+#[derive(Debug, Error)]
+enum ReplicaFailure {
+    #[error(transparent)]
+    Write(#[from] VolumeError),
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+}
+
+impl ReplicaFailure {
+    fn in_doubt(&self) -> bool {
+        match self {
+            ReplicaFailure::Write(err) => err.in_doubt(),
+            ReplicaFailure::Copy(err) => err.in_doubt(),
+        }
+    }
+
+    /// nginx says 500 when its disk is full.
+    fn is_no_space(&self) -> bool {
+        match self {
+            ReplicaFailure::Write(err) | ReplicaFailure::Copy(CopyError::Target(err)) => {
+                matches!(err.status(), Some(500 | 507))
+            }
+            ReplicaFailure::Copy(_) => false,
+        }
+    }
 }
 
 /// What a replica can be made from, once the client's body is used up.
@@ -99,7 +128,12 @@ impl Store {
 }
 
 impl Write<'_> {
-    async fn run(&mut self, body: Sized, length: Option<u64>, announced: Option<Md5>) -> Result<Content, StoreError> {
+    async fn run(
+        &mut self,
+        body: Sized,
+        length: Option<u64>,
+        announced: Option<Md5>,
+    ) -> Result<Content, StoreError> {
         let (content, source) = match body {
             Sized::Small(bytes) => self.send(bytes, announced).await?,
             Sized::Large(body) => self.stream(body, length, announced).await?,
@@ -123,7 +157,7 @@ impl Write<'_> {
         let sends = places.iter().map(|place| volumes.put(place, path, bytes.clone(), time_us));
         let results = join_all(sends).await;
         for (replica, result) in places.into_iter().zip(results) {
-            self.sort_out(Outcome { replica, result });
+            self.sort_out(replica, result.map_err(ReplicaFailure::from));
         }
         Ok((content, Source::Bytes(bytes)))
     }
@@ -143,7 +177,7 @@ impl Write<'_> {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break,
                 Err(err) => {
-                    upload.abort().await.into_iter().for_each(|outcome| self.sort_out(outcome));
+                    upload.abort().await.into_iter().for_each(|outcome| self.sort_out_sent(outcome));
                     return Err(err.into());
                 }
             };
@@ -156,7 +190,7 @@ impl Write<'_> {
             }
             body.forgive_wait(given.elapsed());
         }
-        upload.finish().await.into_iter().for_each(|outcome| self.sort_out(outcome));
+        upload.finish().await.into_iter().for_each(|outcome| self.sort_out_sent(outcome));
         let content = Content { size, md5: Some(Md5(md5.finalize().0)) };
         if !self.good.is_empty() {
             check_md5(announced, content.md5)?;
@@ -164,12 +198,16 @@ impl Write<'_> {
         Ok((content, Source::Replica))
     }
 
-    fn sort_out(&mut self, Outcome { replica, result }: Outcome) {
+    fn sort_out_sent(&mut self, Outcome { replica, result }: Outcome) {
+        self.sort_out(replica, result.map_err(ReplicaFailure::from));
+    }
+
+    fn sort_out(&mut self, replica: Replica, result: Result<(), ReplicaFailure>) {
         match result {
             Ok(()) => self.good.push(replica),
-            Err(error) => {
-                warn!("writing {}: {error}", self.reservation.key());
-                self.lost.push(Lost { replica, error });
+            Err(failure) => {
+                warn!("writing {}: {failure}", self.reservation.key());
+                self.lost.push(Lost { replica, failure });
             }
         }
     }
@@ -186,18 +224,32 @@ impl Write<'_> {
             };
             self.reservation.extend(&replica).await?;
             let result = self.fill(&replica, content, source).await;
-            self.sort_out(Outcome { replica, result });
+            self.sort_out(replica, result);
         }
         Ok(())
     }
 
-    async fn fill(&self, to: &Replica, content: &Content, source: &Source) -> Result<(), VolumeError> {
-        let (volumes, path, time_us) = (&self.store.volumes, &self.path, self.reservation.time_us());
+    async fn fill(&self, to: &Replica, content: &Content, source: &Source) -> Result<(), ReplicaFailure> {
         match source {
-            Source::Bytes(bytes) => volumes.put(to, path, bytes.clone(), time_us).await,
-            Source::Replica => {
-                let copied = volumes.copy(&self.good[0], path, to, path, content, time_us).await;
-                copied.map_err(CopyError::into_volume_error)
+            Source::Bytes(bytes) => {
+                let time_us = self.reservation.time_us();
+                Ok(self.store.volumes.put(to, &self.path, bytes.clone(), time_us).await?)
+            }
+            Source::Replica => Ok(self.copy_from_any(to, content).await?),
+        }
+    }
+
+    /// Copies from the first finished replica that can be read.
+    async fn copy_from_any(&self, to: &Replica, content: &Content) -> Result<(), CopyError> {
+        let (volumes, path, time_us) = (&self.store.volumes, &self.path, self.reservation.time_us());
+        let mut sources = self.good.iter().peekable();
+        loop {
+            let from = sources.next().expect("there is at least one finished replica");
+            match volumes.copy(from, path, to, path, content, time_us).await {
+                Err(CopyError::Source(err)) if sources.peek().is_some() => {
+                    warn!("copying {} to {to}: {err}", self.reservation.key());
+                }
+                copied => return copied,
             }
         }
     }
@@ -209,7 +261,7 @@ impl Write<'_> {
         let record = Record { replicas: fresh.clone(), ..self.record(content) };
         let results = self.store.write_sidecars(&self.reservation, &record, Some(content.size)).await;
         for (replica, result) in fresh.into_iter().zip(results) {
-            self.sort_out(Outcome { replica, result });
+            self.sort_out(replica, result.map_err(ReplicaFailure::from));
         }
         self.good.len()
     }
@@ -250,7 +302,7 @@ impl Write<'_> {
         let kinds = self.kinds();
         let at = |lost: &Lost| {
             let mut files = files_at(std::slice::from_ref(&lost.replica), &kinds);
-            files.iter_mut().for_each(|placed| placed.in_doubt = lost.error.in_doubt());
+            files.iter_mut().for_each(|placed| placed.in_doubt = lost.failure.in_doubt());
             files
         };
         self.lost.iter().flat_map(at).collect()
@@ -263,11 +315,10 @@ impl Write<'_> {
         kinds
     }
 
-    fn failure(&mut self) -> StoreError {
+    fn failure(&self) -> StoreError {
         let key = self.reservation.key().clone();
-        let failures: Vec<VolumeError> = self.lost.iter().map(|lost| lost.error.clone()).collect();
-        let no_space = |error: &VolumeError| matches!(error.status(), Some(500 | 507));
-        if !failures.is_empty() && failures.iter().all(no_space) {
+        let failures: Vec<String> = self.lost.iter().map(|lost| lost.failure.to_string()).collect();
+        if self.lost.iter().all(|lost| lost.failure.is_no_space()) {
             return StoreError::Full { key, failures };
         }
         StoreError::NotReplicated { key, failures }

@@ -74,7 +74,8 @@ impl Store {
     async fn settle_slot(&self, slot: u32) -> Result<(), StoreError> {
         let Some(reservation) = self.index.claim(slot).await? else { return Ok(()) };
         let files = reservation.files().to_vec();
-        let (mut ready, mut left): (Vec<_>, Vec<_>) = files.into_iter().partition(|placed| self.is_ready(placed));
+        let (mut ready, mut left): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|placed| self.is_ready(placed));
         // It is due and its volume has been there all the time: nothing is on its way any more.
         ready.iter_mut().for_each(|placed| placed.in_doubt = false);
         left.extend(self.settle_files(&reservation, ready).await);
@@ -85,8 +86,13 @@ impl Store {
 
     /// Makes `files` of the reserved key what the record wants them to be, and answers those that are left to be
     /// settled: their volume did not answer, or its answer is not final because something is in doubt.
-    pub(super) async fn settle_files(&self, reservation: &Reservation, files: Vec<PlacedFile>) -> Vec<PlacedFile> {
-        let (sidecars, blobs): (Vec<_>, Vec<_>) = files.into_iter().partition(|placed| placed.file == File::Sidecar);
+    pub(super) async fn settle_files(
+        &self,
+        reservation: &Reservation,
+        files: Vec<PlacedFile>,
+    ) -> Vec<PlacedFile> {
+        let (sidecars, blobs): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|placed| placed.file == File::Sidecar);
         let current = reservation.previous();
         let stale = blobs.into_iter().filter(|placed| !current.is_some_and(|record| names(record, placed)));
         let mut left = join_all(stale.map(|placed| self.remove_file(reservation, placed))).await;
@@ -104,7 +110,8 @@ impl Store {
         sidecars: Vec<PlacedFile>,
         blobs_left: bool,
     ) -> Vec<PlacedFile> {
-        let is_named = |placed: &PlacedFile| record.is_some_and(|record| record.replicas.contains(&placed.replica));
+        let is_named =
+            |placed: &PlacedFile| record.is_some_and(|record| record.replicas.contains(&placed.replica));
         let size = match record {
             Some(record) if sidecars.iter().any(is_named) => self.size_of(reservation, record).await,
             _ => None,
@@ -131,7 +138,11 @@ impl Store {
 }
 
 /// What is left of a file after its volume was asked: nothing if it answered, unless it has to be kept in mind.
-fn left_of(reservation: &Reservation, placed: PlacedFile, answer: Result<bool, VolumeError>) -> Option<PlacedFile> {
+fn left_of(
+    reservation: &Reservation,
+    placed: PlacedFile,
+    answer: Result<bool, VolumeError>,
+) -> Option<PlacedFile> {
     match answer {
         Ok(keep) => (keep || placed.in_doubt).then_some(placed),
         Err(err) => {

@@ -61,5 +61,13 @@ pub(super) fn tombstone(time_us: u64) -> Sidecar {
 }
 
 fn bare(state: SidecarState, size: Option<u64>, state_time: u64) -> Sidecar {
-    Sidecar { state, state_time, md5: None, size, generation: None, content_type: None, metadata: BTreeMap::new() }
+    Sidecar {
+        state,
+        state_time,
+        md5: None,
+        size,
+        generation: None,
+        content_type: None,
+        metadata: BTreeMap::new(),
+    }
 }
