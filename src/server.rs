@@ -95,7 +95,7 @@ impl Parts {
 
     /// The volumes as the server itself speaks to them.
     fn volumes(&self) -> VolumeClient {
-        let client = VolumeClient::new(self.timeouts.clone(), Arc::clone(&self.health));
+        let client = VolumeClient::new(self.timeouts, Arc::clone(&self.health));
         client.with_credentials(self.userpass.as_deref().map(Rc::from))
     }
 

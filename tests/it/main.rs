@@ -6,4 +6,5 @@
 
 mod harness;
 mod harness_itself;
+mod native_api;
 mod volume_script;

@@ -6,6 +6,7 @@
 
 mod fixture;
 mod http;
+mod master;
 mod mounts;
 mod ports;
 mod process;
@@ -16,6 +17,7 @@ mod wait;
 
 pub use fixture::{ExpectedBlob, GoCluster};
 pub use http::{Response, get, http, raw};
+pub use master::{Cluster, Master, MasterBuilder, addresses};
 pub use mounts::Mounts;
 pub use ports::PortLease;
 pub use process::{children, is_gone, send};

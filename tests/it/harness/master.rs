@@ -1,0 +1,254 @@
+//! A real master: the `mkv` program, on a port and with an index of its own, and whole clusters of it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use nix::sys::signal::Signal;
+
+use super::process::send;
+use super::{PortLease, Response, TempDir, Volume, eventually, http, wait_for};
+
+/// Short enough that tests of slow volumes are quick, long enough for a busy machine.
+const VOLTIMEOUT: &str = "500ms";
+
+/// Removals in doubt are confirmed after so long; in production it is a minute.
+const GRACE: &str = "1s";
+
+/// A server that is to be started.
+#[derive(Debug, Clone)]
+pub struct MasterBuilder {
+    volumes: String,
+    flags: Vec<String>,
+    dir: Option<PathBuf>,
+}
+
+/// A server that runs until it is stopped, killed or dropped.
+#[derive(Debug)]
+pub struct Master {
+    own: TempDir,
+    db: PathBuf,
+    words: Vec<String>,
+    port: PortLease,
+    child: Option<Child>,
+}
+
+impl MasterBuilder {
+    /// Adds a flag and its value, as on the command line. A later one replaces the harness's own default.
+    pub fn flag(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.flags.push(format!("--{name}={}", value.into()));
+        self
+    }
+
+    /// Uses an index directory that is somebody else's to remove.
+    pub fn db(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.dir = Some(dir.into());
+        self
+    }
+
+    /// Starts it, and returns when it serves. Panics with its own words when it doesn't.
+    #[track_caller]
+    pub fn start(self) -> Master {
+        let mut master = self.build();
+        master.start_again();
+        master
+    }
+
+    /// Starts it where it is expected to refuse; returns its exit status and what it said.
+    #[track_caller]
+    pub fn refusal(self) -> (ExitStatus, String) {
+        let mut master = self.build();
+        let mut child = master.spawn();
+        let status = wait_for("the server refuses", || child.try_wait().expect("it is our child"));
+        let log = master.log();
+        master.child = None;
+        (status, log)
+    }
+
+    fn build(self) -> Master {
+        let own = TempDir::new();
+        let db = self.dir.unwrap_or_else(|| own.join("indexdb"));
+        let has = |name: &str| self.flags.iter().any(|flag| flag.starts_with(&format!("--{name}=")));
+        let mut words = vec![format!("--volumes={}", self.volumes), format!("--db={}", db.display())];
+        for (name, value) in [("voltimeout", VOLTIMEOUT), ("grace", GRACE)] {
+            words.extend((!has(name)).then(|| format!("--{name}={value}")));
+        }
+        let port = PortLease::new();
+        words.extend((!has("port")).then(|| format!("--port={}", port.port())));
+        words.extend(self.flags);
+        Master { own, db, words, port, child: None }
+    }
+}
+
+impl Master {
+    /// A server over `volumes` (as in `--volumes`), with short timeouts.
+    pub fn builder(volumes: &str) -> MasterBuilder {
+        MasterBuilder { volumes: volumes.into(), flags: Vec::new(), dir: None }
+    }
+
+    /// `127.0.0.1:PORT`. The same after every restart.
+    pub fn addr(&self) -> String {
+        format!("127.0.0.1:{}", self.port.port())
+    }
+
+    /// `http://127.0.0.1:PORT` + `path`.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addr())
+    }
+
+    /// The directory of the index.
+    pub fn db(&self) -> &Path {
+        &self.db
+    }
+
+    /// The process id. Panics when it isn't running.
+    #[track_caller]
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the master is running").id()
+    }
+
+    /// What it wrote to its standard output and error since the last start.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.own.join("log")).unwrap_or_default()
+    }
+
+    /// One request without headers.
+    #[track_caller]
+    pub fn call(&self, method: &str, path: &str, body: &[u8]) -> Response {
+        http(method, &self.url(path), body, &[])
+    }
+
+    /// Stores a blob and expects that to work.
+    #[track_caller]
+    pub fn put(&self, path: &str, body: &[u8]) {
+        let response = self.call("PUT", path, body);
+        assert_eq!(response.status, 201, "PUT {path}: {}", response.text());
+    }
+
+    /// Follows the redirect; the status and the content.
+    #[track_caller]
+    pub fn fetch(&self, path: &str) -> (u16, Vec<u8>) {
+        let response = self.call("GET", path, b"");
+        match response.header("location") {
+            Some(location) => {
+                let blob = http("GET", location, b"", &[]);
+                (blob.status, blob.body)
+            }
+            None => (response.status, response.body),
+        }
+    }
+
+    /// The keys of a listing, all on one page.
+    #[track_caller]
+    pub fn list(&self, path_and_query: &str) -> Vec<String> {
+        let response = self.call("GET", path_and_query, b"");
+        assert_eq!(response.status, 200, "{path_and_query}: {}", response.text());
+        let json: serde_json::Value = serde_json::from_slice(&response.body).expect("a listing is JSON");
+        let keys = json["keys"].as_array().expect("a listing has keys");
+        keys.iter().map(|key| key.as_str().expect("keys are text").to_owned()).collect()
+    }
+
+    /// Ends it as an operator would, with SIGTERM.
+    #[track_caller]
+    pub fn stop(&mut self) -> ExitStatus {
+        send(self.pid(), Signal::SIGTERM);
+        self.wait()
+    }
+
+    /// Ends it at once.
+    #[track_caller]
+    pub fn kill9(&mut self) -> ExitStatus {
+        send(self.pid(), Signal::SIGKILL);
+        self.wait()
+    }
+
+    /// Waits until it has ended by itself.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("the master is running");
+        wait_for("the master ends", || child.try_wait().expect("it is our child"))
+    }
+
+    /// Starts it once more: the same index, port and flags.
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        assert!(self.child.is_none(), "the master is running already");
+        self.child = Some(self.spawn());
+        eventually("the master answers", || {
+            let exited = self.child.as_mut().expect("it was spawned").try_wait().expect("it is our child");
+            if let Some(status) = exited {
+                self.child = None;
+                panic!("mkv ended with {status}:\n{}", self.log());
+            }
+            std::net::TcpStream::connect(self.addr()).is_ok()
+        });
+    }
+
+    fn spawn(&self) -> Child {
+        let log = File::create(self.own.join("log")).expect("our directory is writable");
+        Command::new(env!("CARGO_BIN_EXE_mkv"))
+            .args(&self.words)
+            .arg("server")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a file can be cloned"))
+            .stderr(log)
+            .spawn()
+            .expect("the program can be run")
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.kill9();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- master {} said:\n{}", self.addr(), self.log());
+        }
+    }
+}
+
+/// A master over volumes of its own.
+#[derive(Debug)]
+pub struct Cluster {
+    // Dropped first, so that it doesn't complain of volumes that go away.
+    pub master: Master,
+    pub volumes: Vec<Volume>,
+}
+
+impl Cluster {
+    /// Three volumes, three replicas.
+    #[track_caller]
+    pub fn start() -> Self {
+        Self::of(3, |master| master)
+    }
+
+    /// `count` volumes, and a master with what `flags` adds.
+    #[track_caller]
+    pub fn of(count: usize, flags: impl FnOnce(MasterBuilder) -> MasterBuilder) -> Self {
+        let starts: Vec<_> = (0..count).map(|_| std::thread::spawn(Volume::start)).collect();
+        let volumes: Vec<Volume> = starts.into_iter().map(|start| start.join().expect("it started")).collect();
+        let master = flags(Master::builder(&addresses(&volumes))).start();
+        Self { master, volumes }
+    }
+
+    /// All blobs and sidecars on all volumes, each as `host:port/path`.
+    pub fn files(&self) -> Vec<String> {
+        let files = self.volumes.iter().map(|volume| (volume.addr(), volume.files()));
+        let named =
+            files.flat_map(|(addr, files)| files.into_iter().map(move |file| format!("{addr}/{file}")));
+        named.filter(|file| !file.ends_with("/=cluster")).collect()
+    }
+
+    /// The volume of an address, as it stands in `Key-Volumes`.
+    #[track_caller]
+    pub fn volume_of(&mut self, replica: &str) -> &mut Volume {
+        let volume = self.volumes.iter_mut().find(|volume| replica.starts_with(&volume.addr()));
+        volume.expect("the replica is on one of the volumes")
+    }
+}
+
+/// As `--volumes` wants them.
+pub fn addresses(volumes: &[Volume]) -> String {
+    volumes.iter().map(Volume::addr).collect::<Vec<_>>().join(",")
+}
