@@ -1,3 +1,4 @@
 //! The index: where every key lives.
 
+pub mod leveldb;
 pub mod table;
