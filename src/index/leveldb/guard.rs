@@ -1,0 +1,172 @@
+//! The fail stop, and the one gate through which every operation on the index's files goes.
+//!
+//! The engine forgets errors: a compaction that ran out of disk still deletes its inputs, a table that can't be
+//! opened is skipped and then deleted, a block that can't be read makes its records "not there". So nothing may
+//! happen after the first error: [`Guard`] remembers it, refuses every further operation, and
+//! [`super::LevelTable`] asks it before each answer that it gives. What is on the disk at that moment is whole;
+//! the process ends and opens it again.
+
+use super::SyncMode;
+use crate::index::table::TableError;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+
+/// One operation on a file of the index.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Operation<'a> {
+    Create(&'a Path),
+    Write { path: &'a Path, bytes: usize },
+    Sync(&'a Path),
+    SyncDirectory(&'a Path),
+    Rename { from: &'a Path, to: &'a Path },
+    Delete(&'a Path),
+    Open(&'a Path),
+    Read(&'a Path),
+    Measure(&'a Path),
+    List(&'a Path),
+}
+
+impl fmt::Display for Operation<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create(path) => write!(out, "create {path:?}"),
+            Self::Write { path, bytes } => write!(out, "write {bytes} bytes to {path:?}"),
+            Self::Sync(path) => write!(out, "sync {path:?}"),
+            Self::SyncDirectory(path) => write!(out, "sync the directory {path:?}"),
+            Self::Rename { from, to } => write!(out, "rename {from:?} to {to:?}"),
+            Self::Delete(path) => write!(out, "delete {path:?}"),
+            Self::Open(path) => write!(out, "open {path:?}"),
+            Self::Read(path) => write!(out, "read {path:?}"),
+            Self::Measure(path) => write!(out, "get the size of {path:?}"),
+            Self::List(path) => write!(out, "list {path:?}"),
+        }
+    }
+}
+
+/// Sees every operation. Tests count with it, fail operations, and pull the plug.
+pub(super) trait Observer {
+    /// Called first; an error takes the operation's place.
+    fn before(&self, _operation: Operation<'_>) -> io::Result<()> {
+        Ok(())
+    }
+    /// Called when the operation has succeeded.
+    fn after(&self, _operation: Operation<'_>) {}
+}
+
+/// The first error.
+#[derive(Debug, Clone)]
+enum Fault {
+    Corrupt(String),
+    Io(String),
+}
+
+impl From<Fault> for TableError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Corrupt(reason) => Self::Corrupt { reason },
+            Fault::Io(reason) => Self::Io { reason },
+        }
+    }
+}
+
+/// The gate of one directory's files.
+pub(super) struct Guard {
+    sync: SyncMode,
+    observer: Option<Rc<dyn Observer>>,
+    fault: RefCell<Option<Fault>>,
+    /// Files were created that a power cut may still take away, however well synced.
+    directory_changed: Cell<bool>,
+    manifest_bytes: Cell<usize>,
+}
+
+impl Guard {
+    pub(super) fn new(sync: SyncMode, observer: Option<Rc<dyn Observer>>) -> Rc<Self> {
+        let (fault, directory_changed) = (RefCell::new(None), Cell::new(false));
+        Rc::new(Self { sync, observer, fault, directory_changed, manifest_bytes: Cell::new(0) })
+    }
+
+    /// Does `work`, unless something failed before. Its error is the last thing that happens.
+    pub(super) fn perform<T>(
+        &self,
+        operation: Operation<'_>,
+        work: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        if self.fault.borrow().is_some() {
+            return Err(io::Error::other("the index has stopped at an earlier error"));
+        }
+        let begun = self.observer.as_ref().map_or(Ok(()), |observer| observer.before(operation));
+        match begun.and_then(|()| work()) {
+            Ok(done) => {
+                self.observer.iter().for_each(|observer| observer.after(operation));
+                Ok(done)
+            }
+            Err(err) => {
+                self.stop(operation, &err);
+                Err(err)
+            }
+        }
+    }
+
+    fn stop(&self, operation: Operation<'_>, err: &io::Error) {
+        let reason = format!("{operation}: {err}");
+        log::error!("the index stops: {reason}");
+        *self.fault.borrow_mut() = Some(match err.kind() {
+            io::ErrorKind::InvalidData => Fault::Corrupt(reason),
+            _ => Fault::Io(reason),
+        });
+    }
+
+    /// Stops for an error that the engine reports itself.
+    pub(super) fn stop_for(&self, reason: String) -> TableError {
+        let fault = self.fault.borrow_mut().get_or_insert(Fault::Io(reason)).clone();
+        fault.into()
+    }
+
+    /// The first error, if there was one.
+    pub(super) fn check(&self) -> Result<(), TableError> {
+        match &*self.fault.borrow() {
+            None => Ok(()),
+            Some(fault) => Err(fault.clone().into()),
+        }
+    }
+
+    pub(super) fn sync(&self) -> SyncMode {
+        self.sync
+    }
+
+    pub(super) fn note_new_file(&self) {
+        self.directory_changed.set(true);
+    }
+
+    /// Makes the names of new files durable. What is synced depends on them: a log on its own name, the MANIFEST
+    /// on the names of the tables in it.
+    pub(super) fn settle_directory(&self, dir: &Path) -> io::Result<()> {
+        if self.directory_changed.replace(false) { self.sync_directory(dir) } else { Ok(()) }
+    }
+
+    pub(super) fn sync_directory(&self, dir: &Path) -> io::Result<()> {
+        self.perform(Operation::SyncDirectory(dir), || File::open(dir)?.sync_all())
+    }
+
+    pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.perform(Operation::Rename { from, to }, || std::fs::rename(from, to))?;
+        self.sync_directory(to.parent().unwrap_or(Path::new("/")))
+    }
+
+    /// Bytes in the current MANIFEST.
+    pub(super) fn manifest_bytes(&self) -> usize {
+        self.manifest_bytes.get()
+    }
+
+    pub(super) fn begin_manifest(&self) {
+        self.manifest_bytes.set(0);
+    }
+
+    pub(super) fn count_manifest(&self, bytes: usize) {
+        self.manifest_bytes.set(self.manifest_bytes.get() + bytes);
+    }
+}

@@ -1,0 +1,165 @@
+//! The directory of an index: claimed for one handle, exchanged for a copy.
+//!
+//! An index is copied into `DIR.new-TIME` (see [`super::import`]) and then put in place by two renames: `DIR` to
+//! `DIR.old-TIME`, `DIR.new-TIME` to `DIR`. A crash between them leaves no `DIR`, but both others with one TIME,
+//! which is the sign that the copy was complete: the second rename is then done at the next start. Whatever else
+//! stands beside an absent `DIR` was put there by a person, who is asked.
+
+use super::check::{Origin, file_names, inspect};
+use super::guard::{Guard, Operation};
+use crate::index::table::TableError;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// An index directory that nobody else can open.
+pub(super) struct Home {
+    dir: PathBuf,
+    /// Held until it is dropped. Other programs' LevelDB in Go and Rust honour it.
+    _lock: File,
+}
+
+impl Home {
+    /// Claims `dir`, which is made if it is absent and nothing speaks against it. Nothing in an index is changed.
+    pub(super) fn claim(dir: &Path, guard: &Guard) -> Result<(Self, Origin), TableError> {
+        let dir = absolute(dir)?;
+        if !dir.exists() {
+            make_or_recover(&dir, guard)?;
+        }
+        // Before the lock file is made: a directory that is no index is left untouched.
+        let untouchable = !dir.join("CURRENT").exists() && !file_names(&dir)?.is_empty();
+        if untouchable {
+            inspect(&dir)?;
+        }
+        let home = Self { _lock: lock(&dir)?, dir };
+        let origin = inspect(&home.dir)?;
+        Ok((home, origin))
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Removes what interrupted copies left.
+    pub(super) fn remove_stale_copies(&self) -> Result<(), TableError> {
+        for stale in siblings(&self.dir, ".new-")? {
+            log::info!("removing {stale:?}, the rest of an interrupted copy");
+            fs::remove_dir_all(&stale).map_err(|err| failed("remove", &stale, err))?;
+        }
+        Ok(())
+    }
+
+    /// Refuses what would fail at the end of a long copy: a directory of another file system can't be renamed.
+    pub(super) fn check_exchangeable(&self) -> Result<(), TableError> {
+        let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev());
+        let same = device(&self.dir).and_then(|own| Ok(own == device(parent(&self.dir))?));
+        if same.map_err(|err| failed("look at", &self.dir, err))? {
+            return Ok(());
+        }
+        let reason = "it was written by another program and must be copied once, but is a mount point, which \
+                      can't be exchanged for the copy: move the index into a directory below it, and give that"
+            .into();
+        Err(TableError::Refused { dir: self.dir.clone(), reason })
+    }
+
+    /// The copy, and the original when it has been replaced: named with one time.
+    pub(super) fn copy_names(&self) -> (PathBuf, PathBuf) {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        (sibling(&self.dir, &format!(".new-{time}")), sibling(&self.dir, &format!(".old-{time}")))
+    }
+
+    /// Where the copy is read from. It goes with the stale copies.
+    pub(super) fn clone_name(&self, copy: &Path) -> PathBuf {
+        sibling(copy, "-source")
+    }
+
+    /// Puts the complete and durable `copy` in this directory's place, and moves this one to `old`.
+    pub(super) fn exchange(&mut self, copy: &Path, old: &Path, guard: &Guard) -> Result<(), TableError> {
+        let lock = lock(copy)?;
+        let exchange = || {
+            guard.sync_directory(parent(&self.dir))?;
+            guard.rename(&self.dir, old)?;
+            guard.rename(copy, &self.dir)
+        };
+        exchange().map_err(|err| guard.stop_for(format!("exchange {:?} for its copy: {err}", self.dir)))?;
+        self._lock = lock;
+        Ok(())
+    }
+}
+
+/// Follows links, so that siblings are looked for, and made, where the directory really is.
+fn absolute(dir: &Path) -> Result<PathBuf, TableError> {
+    let resolved = fs::canonicalize(dir).or_else(|err| match (dir.parent(), dir.file_name()) {
+        (Some(parent), Some(name)) if err.kind() == io::ErrorKind::NotFound => {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            fs::create_dir_all(parent)?;
+            Ok(fs::canonicalize(parent)?.join(name))
+        }
+        _ => Err(err),
+    });
+    resolved.map_err(|err| refused(dir, format!("its place can't be found or made: {err}")))
+}
+
+fn make_or_recover(dir: &Path, guard: &Guard) -> Result<(), TableError> {
+    let copies = siblings(dir, ".new-")?;
+    let olds = siblings(dir, ".old-")?;
+    let old_of = |copy: &&PathBuf| olds.contains(&PathBuf::from(copy.to_string_lossy().replace(".new-", ".old-")));
+    if let Some(copy) = copies.iter().find(old_of) {
+        let _lock = lock(copy)?;
+        log::info!("finishing an interrupted exchange: {copy:?} becomes {dir:?}");
+        let renamed = guard.rename(copy, dir);
+        return renamed.map_err(|err| guard.stop_for(format!("finish the exchange of {dir:?}: {err}")));
+    }
+    if let Some(found) = copies.first().or(olds.first()) {
+        let reason = format!(
+            "it doesn't exist, but {found:?} does: an .old- is the index as it was before it was copied, rename it \
+             back to use it; a .new- is an incomplete copy, remove it; move both away to begin with an empty index"
+        );
+        return Err(refused(dir, reason));
+    }
+    let make = || {
+        guard.perform(Operation::Create(dir), || fs::create_dir(dir))?;
+        guard.sync_directory(parent(dir))
+    };
+    make().map_err(|err| refused(dir, format!("it can't be made: {err}")))
+}
+
+/// The lock that LevelDB takes. It belongs to the open file, so a second handle of this process is refused too.
+fn lock(dir: &Path) -> Result<File, TableError> {
+    let path = dir.join("LOCK");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|err| refused(dir, format!("it isn't writable: open {path:?}: {err}")))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(TableError::Locked { dir: dir.to_owned() }),
+        Err(TryLockError::Error(err)) => Err(failed("lock", &path, err)),
+    }
+}
+
+fn siblings(dir: &Path, infix: &str) -> Result<Vec<PathBuf>, TableError> {
+    let prefix = format!("{}{infix}", dir.file_name().unwrap_or_default().to_string_lossy());
+    let mut found = file_names(parent(dir))?;
+    found.retain(|name| name.starts_with(&prefix));
+    found.sort();
+    Ok(found.iter().map(|name| parent(dir).join(name)).collect())
+}
+
+fn sibling(dir: &Path, suffix: &str) -> PathBuf {
+    let mut name = dir.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    dir.with_file_name(name)
+}
+
+fn parent(dir: &Path) -> &Path {
+    dir.parent().unwrap_or(Path::new("/"))
+}
+
+fn refused(dir: &Path, reason: String) -> TableError {
+    TableError::Refused { dir: dir.to_owned(), reason }
+}
+
+fn failed(what: &str, path: &Path, err: io::Error) -> TableError {
+    TableError::Io { reason: format!("{what} {path:?}: {err}") }
+}

@@ -1,0 +1,112 @@
+//! How an index is opened: what its owner may choose, and what this module sets for the engine.
+
+use super::env::GuardedEnv;
+use super::filter::FingerprintPolicy;
+use super::guard::{Guard, Observer};
+use super::lookup::silent_log;
+use super::order::ByteOrder;
+use std::fs;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// The stack that the thread of a [`super::LevelTable`] needs: the engine drops its block cache recursively, one
+/// level for each block, and a level takes some 100 bytes (more in debug builds).
+pub const STACK_BYTES: usize = 64 << 20;
+
+/// Largest block cache: what [`STACK_BYTES`] can drop with room to spare.
+const MOST_CACHE_BYTES: usize = 512 << 20;
+
+/// A table is opened in 0.1 ms and keeps its index and filter in memory; with fewer than this, lookups thrash.
+const FEWEST_OPEN_TABLES: usize = 64;
+
+/// More tables than an index of a hundred million records has.
+const MOST_OPEN_TABLES: usize = 20_000;
+
+/// Assumed where the system doesn't say how many files a process may open: POSIX's usual soft limit.
+const USUAL_FILE_LIMIT: usize = 1024;
+
+/// Whether a write waits until it is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncMode {
+    /// Neither the death of the process nor a power cut takes back what was acknowledged.
+    Always,
+    /// The log is not synced, so a power cut may. Only for comparisons, and for copies that can be made again.
+    Never,
+}
+
+/// How far a copy has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopyProgress {
+    /// Records copied, or in the second pass compared, until now.
+    pub records: u64,
+    /// Whether this is the second pass, which compares the copy with the original.
+    pub comparing: bool,
+}
+
+/// How an index is opened.
+#[derive(Clone)]
+pub struct Options {
+    /// Bytes of table blocks kept in memory.
+    pub cache_bytes: usize,
+    /// Whether a write waits until it is durable.
+    pub sync: SyncMode,
+    /// Bytes written before they become a table. It takes about twice as much memory.
+    pub write_buffer_bytes: usize,
+    /// Bytes of the tables that compactions write.
+    pub table_bytes: usize,
+    /// Bytes of a table's blocks.
+    pub block_bytes: usize,
+    /// Called about once a second while an index is copied.
+    pub on_copy: Arc<dyn Fn(CopyProgress) + Send + Sync>,
+    pub(super) observer: Option<Rc<dyn Observer>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 64 << 20,
+            sync: SyncMode::Always,
+            write_buffer_bytes: 1 << 20,
+            table_bytes: 1 << 20,
+            block_bytes: 4 << 10,
+            on_copy: Arc::new(log_progress),
+            observer: None,
+        }
+    }
+}
+
+fn log_progress(CopyProgress { records, comparing }: CopyProgress) {
+    let doing = if comparing { "comparing the copy" } else { "copying the index" };
+    log::info!("{doing}: {records} records");
+}
+
+impl Options {
+    /// The engine's options. `create` is only said of an empty directory.
+    pub(super) fn engine(&self, guard: Rc<Guard>, create: bool) -> rusty_leveldb::Options {
+        rusty_leveldb::Options {
+            cmp: Rc::new(Box::new(ByteOrder)),
+            env: Rc::new(Box::new(GuardedEnv::new(guard))),
+            log: silent_log(),
+            create_if_missing: create,
+            write_buffer_size: self.write_buffer_bytes,
+            max_open_files: open_tables(),
+            max_file_size: self.table_bytes,
+            block_cache_capacity_bytes: self.cache_bytes.clamp(self.block_bytes, MOST_CACHE_BYTES),
+            block_size: self.block_bytes,
+            // What is appended behind a torn end can't be read; a MANIFEST is only shortened by beginning a new one.
+            reuse_logs: false,
+            reuse_manifest: false,
+            filter_policy: Rc::new(Box::new(FingerprintPolicy)),
+            ..rusty_leveldb::Options::default()
+        }
+    }
+}
+
+/// How many tables may be open: half of the files that the process may open. Running out of them is an I/O error,
+/// at which the index stops.
+fn open_tables() -> usize {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let soft = files.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    (soft.unwrap_or(USUAL_FILE_LIMIT) / 2).clamp(FEWEST_OPEN_TABLES, MOST_OPEN_TABLES)
+}

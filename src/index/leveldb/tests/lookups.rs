@@ -1,0 +1,1 @@
+//! Faults of lookups and iterators that need no failing disk.
