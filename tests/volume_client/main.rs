@@ -30,7 +30,14 @@ fn client_of(voltimeout: Duration, replicas: &[Replica]) -> VolumeClient {
     VolumeClient::new(Timeouts::from_voltimeout(voltimeout), Arc::new(Health::new(&volumes)))
 }
 
-/// Bytes that differ everywhere, so that a lost or doubled chunk shows.
+/// A prime, so that no chunk of a round size is like the one before it.
+const PERIOD: usize = 65_521;
+
+/// Bytes in which a lost, doubled or moved chunk shows.
 fn content(size: usize) -> Vec<u8> {
-    (0..size as u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+    let number = |number: u32| (number.wrapping_mul(2_654_435_761) >> 24) as u8;
+    let block: Vec<u8> = (0..PERIOD as u32).map(number).collect();
+    let mut bytes = block.repeat(size.div_ceil(PERIOD));
+    bytes.truncate(size);
+    bytes
 }

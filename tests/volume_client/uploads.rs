@@ -13,7 +13,7 @@ const PATH: &str = "/5d/41/L2hlbGxv";
 const CREATED: &str = "HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n";
 
 /// More than all buffers on the way hold, so that a volume that doesn't read is noticed.
-const LARGE: usize = 24 << 20;
+const LARGE: usize = 16 << 20;
 
 fn begin(client: &VolumeClient, replicas: &[Replica], size: usize) -> Upload {
     client.upload(replicas, PATH, Some(size as u64), MTIME_US)
