@@ -6,4 +6,5 @@
 
 mod harness;
 mod harness_itself;
+mod mkv_script;
 mod volume_script;
