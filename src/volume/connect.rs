@@ -12,7 +12,7 @@ use actix_service::fn_service;
 use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
 use awc::http::Uri;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 /// Connections of one pool in use at the same time. awc's default of 100 counts all volumes together, so that one
@@ -106,8 +106,21 @@ async fn resolve(uri: &Uri) -> Result<Vec<SocketAddr>, ConnectError> {
     if let Ok(address) = place.parse() {
         return Ok(vec![address]);
     }
+    if let (true, Some(port)) = (is_localhost(authority.host()), port_of(&place)) {
+        return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
+    }
     let found = spawn_blocking(move || place.to_socket_addrs().map(Iterator::collect)).await;
     found.map_err(|err| ConnectError::Io(io::Error::other(err)))?.map_err(ConnectError::Io)
+}
+
+/// RFC 6761: the name is always the loopback. Many hosts files give it one family only, and nginx may listen on the
+/// other.
+fn is_localhost(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+}
+
+fn port_of(place: &str) -> Option<u16> {
+    place.rsplit_once(':')?.1.parse().ok()
 }
 
 fn timed_out(limit: Duration) -> io::Error {

@@ -45,6 +45,9 @@ const WRITE_PATIENCE: u32 = 10;
 /// pages have a few hundred bytes.
 const DRAIN_LIMIT_BYTES: usize = 64 * 1024;
 
+/// No timeout is longer than this, so that clocks can always add it.
+const MAX_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How long a volume may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
@@ -59,7 +62,8 @@ pub struct Timeouts {
 impl Timeouts {
     /// From the `-voltimeout` of the Go original (1 s there), which is for connects and for HEAD.
     pub fn from_voltimeout(voltimeout: Duration) -> Timeouts {
-        Timeouts { connect: voltimeout, answer: voltimeout, write: voltimeout * WRITE_PATIENCE }
+        let read = voltimeout.min(MAX_PATIENCE);
+        Timeouts { connect: read, answer: read, write: (read * WRITE_PATIENCE).min(MAX_PATIENCE) }
     }
 }
 

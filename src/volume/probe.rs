@@ -155,7 +155,7 @@ async fn probe(
     let outcome = look(client, &root, cluster, adopt).await;
     match &outcome {
         ProbeOutcome::Up | ProbeOutcome::Adopted => entry.set(VolumeState::Up, ""),
-        ProbeOutcome::Down { error } => entry.set(VolumeState::Down, &error.to_string()),
+        ProbeOutcome::Down { error } => entry.set(VolumeState::Down, &reason_of(error)),
         ProbeOutcome::Foreign { found } => {
             let reason = format!("it belongs to cluster {found:?}, this is {cluster}");
             entry.set(VolumeState::Foreign, &reason);
@@ -186,6 +186,22 @@ async fn make_ours(client: &VolumeClient, root: &Replica, cluster: &ClusterId) -
         Ok(()) => ProbeOutcome::Adopted,
         Err(VolumeError::Refused { status: 401 | 500 | 507, .. }) => ProbeOutcome::Up,
         Err(error) => ProbeOutcome::Down { error },
+    }
+}
+
+/// The failure without the volume's name, which stands before it in the log.
+fn reason_of(error: &VolumeError) -> String {
+    match error {
+        VolumeError::Unreachable { reason, .. } => reason.clone(),
+        VolumeError::NoAnswer { method, path, reason, .. } => {
+            format!("no answer to {method} {path}, {reason}")
+        }
+        VolumeError::Refused { method, path, status, .. } => {
+            format!("it answered {status} to {method} {path}")
+        }
+        VolumeError::Aborted { .. } | VolumeError::TooLarge { .. } | VolumeError::Directory { .. } => {
+            error.to_string()
+        }
     }
 }
 

@@ -7,4 +7,5 @@
 mod harness;
 mod harness_itself;
 mod native_api;
+mod mkv_script;
 mod volume_script;

@@ -75,7 +75,9 @@ fn a_write_begins_after(bytes: &[u8], at: usize) -> bool {
 
 /// The offsets of the sound fragments at the beginning of a block.
 fn fragment_starts(bytes: &[u8], block: usize) -> impl Iterator<Item = usize> {
-    let next = move |at: &usize| fragment_at(bytes, *at).map(|found| found.end).filter(|end| *end < block + BLOCK_BYTES);
+    let next = move |at: &usize| {
+        fragment_at(bytes, *at).map(|found| found.end).filter(|end| *end < block + BLOCK_BYTES)
+    };
     std::iter::successors(Some(block), next)
 }
 
@@ -146,7 +148,10 @@ mod tests {
     }
 
     fn records() -> Vec<Vec<u8>> {
-        [30, 5_000, 100_000, 40, 29_000, 12, 70_000].iter().map(|&length| vec![length as u8; length]).collect()
+        [30, 5_000, 100_000, 40, 29_000, 12, 70_000]
+            .iter()
+            .map(|&length| vec![length as u8; length])
+            .collect()
     }
 
     #[test]

@@ -173,6 +173,14 @@ impl Volume {
         self.end(Signal::SIGKILL)
     }
 
+    /// Waits until it has ended by itself, after a signal that somebody else has sent.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("the volume was started");
+        self.workers.clear();
+        wait_for("nginx ends", || child.try_wait().expect("it is our child"))
+    }
+
     /// Starts it once more: the same directory, port and settings.
     #[track_caller]
     pub fn start_again(&mut self) {

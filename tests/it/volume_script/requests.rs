@@ -76,6 +76,18 @@ fn put_replaces_a_file_and_takes_its_time_from_the_date_header() {
 }
 
 #[test]
+fn body_of_unknown_length_is_stored_whole() {
+    let volume = Volume::start();
+    let request = format!(
+        "PUT {} HTTP/1.1\r\nHost: v\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n",
+        FILES[0]
+    );
+    let answer = raw(&volume.addr(), request.as_bytes());
+    assert!(answer.starts_with(b"HTTP/1.1 201"), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(get(&volume.url(FILES[0])).text(), "hello");
+}
+
+#[test]
 fn no_request_removes_or_blocks_a_folder() {
     let volume = volume_with_files();
     let before = volume.files();

@@ -1,7 +1,8 @@
 //! What a volume needs to start, whose files it writes, and what it makes of a tree that is there already.
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
@@ -129,8 +130,8 @@ fn listen_narrows_the_addresses() {
     let volume = Volume::builder().env("LISTEN", "127.0.0.1 127.0.0.3").start();
     let port = volume.port();
     assert_eq!(get(&format!("http://127.0.0.3:{port}/")).status, 200);
-    assert!(std::net::TcpStream::connect(("127.0.0.2", port)).is_err());
-    assert!(std::net::TcpStream::connect(("::1", port)).is_err());
+    assert!(TcpStream::connect(("127.0.0.2", port)).is_err());
+    assert!(TcpStream::connect(("::1", port)).is_err());
 }
 
 #[test]
@@ -227,6 +228,24 @@ fn killed_nginx_does_not_leave_workers_in_the_way() {
     let next = Volume::builder().dir(volume.dir()).start();
     assert!(workers.iter().all(|worker| is_gone(*worker)));
     assert_eq!(get(&next.url(BLOB)).text(), "hello");
+}
+
+#[test]
+fn sigquit_lets_a_running_upload_finish() {
+    let mut volume = Volume::start();
+    let mut stream = TcpStream::connect(volume.addr()).expect("it listens");
+    let head = format!("PUT {BLOB} HTTP/1.1\r\nHost: v\r\nContent-Length: 1000001\r\n\r\n");
+    stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&[b'x'; 1_000_000])).expect("it reads");
+    let temp = volume.dir().join(".mkv/tmp");
+    eventually("the upload begins", || !files_below(&temp).is_empty());
+    send(volume.pid(), Signal::SIGQUIT);
+    eventually("no new connections are taken", || TcpStream::connect(volume.addr()).is_err());
+    stream.write_all(b"y").expect("it still reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    assert!(volume.wait().success());
+    assert_eq!(volume.files(), [&BLOB[1..]]);
 }
 
 #[test]

@@ -34,7 +34,9 @@ enum Change {
 impl Change {
     fn directory(&self) -> Option<&Path> {
         match self {
-            Self::Created(path) | Self::Removed { path, .. } | Self::Renamed { to: path, .. } => path.parent(),
+            Self::Created(path) | Self::Removed { path, .. } | Self::Renamed { to: path, .. } => {
+                path.parent()
+            }
         }
     }
 }
@@ -115,7 +117,9 @@ impl Observer for Plug {
         let left = self.left.get().checked_sub(1).ok_or_else(|| io::Error::other("the plug is pulled"))?;
         self.left.set(left);
         match operation {
-            Operation::Create(path) | Operation::Delete(path) | Operation::Rename { to: path, .. } => self.keep(path),
+            Operation::Create(path) | Operation::Delete(path) | Operation::Rename { to: path, .. } => {
+                self.keep(path)
+            }
             _ => {}
         }
         Ok(())

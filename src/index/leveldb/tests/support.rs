@@ -76,7 +76,10 @@ pub(super) fn delete(number: usize) -> Change {
 }
 
 /// Writes in batches of 50.
-pub(super) fn fill(table: &mut impl Table, changes: impl IntoIterator<Item = Change>) -> Result<(), TableError> {
+pub(super) fn fill(
+    table: &mut impl Table,
+    changes: impl IntoIterator<Item = Change>,
+) -> Result<(), TableError> {
     let changes: Vec<Change> = changes.into_iter().collect();
     changes.chunks(50).try_for_each(|batch| table.write(batch))
 }
@@ -108,7 +111,8 @@ pub(super) fn close(table: LevelTable) {
 }
 
 pub(super) fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = fs::read_dir(dir).expect("lists").map(|entry| entry.expect("lists").path()).collect();
+    let mut found: Vec<PathBuf> =
+        fs::read_dir(dir).expect("lists").map(|entry| entry.expect("lists").path()).collect();
     found.sort();
     found
 }
