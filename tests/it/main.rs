@@ -6,6 +6,6 @@
 
 mod harness;
 mod harness_itself;
-mod native_api;
 mod mkv_script;
+mod native_api;
 mod volume_script;

@@ -227,7 +227,8 @@ impl Cluster {
     #[track_caller]
     pub fn of(count: usize, flags: impl FnOnce(MasterBuilder) -> MasterBuilder) -> Self {
         let starts: Vec<_> = (0..count).map(|_| std::thread::spawn(Volume::start)).collect();
-        let volumes: Vec<Volume> = starts.into_iter().map(|start| start.join().expect("it started")).collect();
+        let volumes: Vec<Volume> =
+            starts.into_iter().map(|start| start.join().expect("it started")).collect();
         let master = flags(Master::builder(&addresses(&volumes))).start();
         Self { master, volumes }
     }
