@@ -76,8 +76,7 @@ impl Store {
     async fn settle_slot(&self, slot: u32) -> Result<(), StoreError> {
         let Some(reservation) = self.index.claim(slot).await? else { return Ok(()) };
         let files = reservation.files().to_vec();
-        let (mut ready, left): (Vec<_>, Vec<_>) =
-            files.into_iter().partition(|placed| self.is_ready(placed));
+        let (mut ready, left): (Vec<_>, Vec<_>) = files.into_iter().partition(|placed| self.is_ready(placed));
         // It is due and its volume has been there all the time: nothing is on its way any more.
         ready.iter_mut().for_each(|placed| placed.in_doubt = false);
         let left = self.settle_with(&reservation, ready, left).await;

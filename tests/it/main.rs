@@ -8,4 +8,5 @@ mod harness;
 mod harness_itself;
 mod mkv_script;
 mod native_api;
+mod volume_faults;
 mod volume_script;

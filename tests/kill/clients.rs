@@ -70,8 +70,8 @@ impl Client {
         if self.chance.below(6) == 0 {
             return kills == Kills::Master || self.read(&key, &before);
         }
-        let verb = ["PUT", "PUT", "REPLACE", "REPLACE", "UNLINK", "RELINK", "DELETE"]
-            [self.chance.below(7) as usize];
+        let verb =
+            ["PUT", "PUT", "REPLACE", "REPLACE", "UNLINK", "RELINK", "DELETE"][self.chance.below(7) as usize];
         let body = if matches!(verb, "PUT" | "REPLACE") { self.body() } else { Vec::new() };
         match try_http(verb, &format!("{}{key}", self.url), &body, &[]) {
             Ok(response) => {
