@@ -74,13 +74,17 @@ impl Api {
     }
 }
 
-/// Asks volumes for their root until one answers, those that are up first.
+/// What volumes are asked for to check credentials: no file has this name. Listing the root would cost more, and its
+/// HEAD has no length.
+const NO_FILE: &str = "/=";
+
+/// Asks volumes until one answers, those that are up first.
 async fn ask_a_volume(store: &Store) -> Result<(), ApiError> {
     let root = |volume: &Volume| -> Replica { volume.as_str().parse().expect("every volume is a place") };
     let mut roots: Vec<Replica> = store.placer().volumes().iter().map(root).collect();
     roots.sort_by_key(|root| !store.volumes().health().is_up(root));
     for root in roots {
-        match store.volumes().head(&root, "/").await {
+        match store.volumes().head(&root, NO_FILE).await {
             Ok(_) => return Ok(()),
             Err(err) if matches!(err.status(), Some(401 | 403)) => return Err(ApiError::Unauthorized),
             Err(err) if err.status().is_some_and(|status| status < 500) => return Ok(()),

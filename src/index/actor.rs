@@ -208,7 +208,9 @@ impl<T: Table> Actor<T> {
         let time_us = self.new_time(&key, previous.as_ref());
         let generation = previous.is_some() || self.slots.has_intents(&key);
         let mut files = files_of(&key, &verb, previous.as_ref(), generation.then_some(time_us));
+        let mut waits_until_us = 0;
         if matches!(verb, Verb::Remove { .. }) {
+            waits_until_us = self.slots.due_of(&key);
             files.extend(self.absorb_waiting(&key, batch));
         }
         let intent = Intent { key: key.clone(), time_us, not_before_us: 0, files: files.clone() };
@@ -223,7 +225,7 @@ impl<T: Table> Actor<T> {
         }
         // What is removed is no record any more.
         let previous = previous.filter(|_| !matches!(verb, Verb::Remove { .. }));
-        let held = Held { key, slot, time_us, generation, previous, files };
+        let held = Held { key, slot, time_us, generation, previous, files, waits_until_us };
         batch.after.push(After::Reserved(held, reply));
     }
 
@@ -288,7 +290,7 @@ impl<T: Table> Actor<T> {
         let Some(intent) = self.slots.hold_due(slot, now_us()) else { return Ok(Ok(None)) };
         let time_us = self.new_time(&key, previous.as_ref());
         let files = intent.files.clone();
-        let held = Held { key, slot, time_us, generation: true, previous, files };
+        let held = Held { key, slot, time_us, generation: true, previous, files, waits_until_us: 0 };
         Ok(Ok(Some(Reservation::new(self.sender.clone(), held))))
     }
 

@@ -16,6 +16,7 @@ pub(super) struct Held {
     pub(super) generation: bool,
     pub(super) previous: Option<Record>,
     pub(super) files: Vec<PlacedFile>,
+    pub(super) waits_until_us: u64,
 }
 
 /// A claim on a key. End it with [`Reservation::commit`] or [`Reservation::release`].
@@ -68,6 +69,12 @@ impl Reservation {
     /// Every file that the durable intent names.
     pub fn files(&self) -> &[PlacedFile] {
         &self.held.files
+    }
+
+    /// Until when (µs since 1970) those of the files that are in doubt had to wait before this reservation took them
+    /// over; 0 if it took over none.
+    pub fn waits_until_us(&self) -> u64 {
+        self.held.waits_until_us
     }
 
     /// Extends the intent to a new version at `replica`; returns when that is durable.

@@ -80,6 +80,12 @@ impl Slots {
             .unwrap_or(0)
     }
 
+    /// When the last waiting intent of `key` is due, µs since 1970; 0 if there is none.
+    pub(super) fn due_of(&self, key: &Key) -> u64 {
+        let due = self.slots_of(key).iter().filter_map(|slot| self.due_of.get(slot));
+        due.copied().max().unwrap_or(0)
+    }
+
     /// Stores a new intent in the lowest free slot and holds its key. `None` when all are taken.
     pub(super) fn hold_new(&mut self, intent: Intent) -> Option<u32> {
         let slot = match self.free.pop_first() {

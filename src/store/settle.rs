@@ -66,7 +66,7 @@ impl Store {
     }
 
     /// Whether the answer of the file's volume would be final: it is up, and has been for the grace period.
-    fn is_ready(&self, placed: &PlacedFile) -> bool {
+    pub(super) fn is_ready(&self, placed: &PlacedFile) -> bool {
         let health = self.volumes.health();
         let quiet_us = self.options.grace.as_micros() as u64;
         let since = health.last_unreachable_us(&placed.replica).map_or(0, |time_us| time_us + quiet_us);

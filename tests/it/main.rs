@@ -8,5 +8,6 @@ mod harness;
 mod harness_itself;
 mod mkv_script;
 mod native_api;
+mod server_faults;
 mod volume_faults;
 mod volume_script;
