@@ -11,6 +11,8 @@ mod message;
 mod reservation;
 mod slots;
 pub mod table;
+#[cfg(test)]
+mod tests;
 
 use crate::model::{File, Intent, Key, PlacedFile, Record, RecordError, Replica};
 pub use actor::{files_of_record, now_us};
