@@ -75,7 +75,10 @@ fn check_logs(dir: &Path, names: &[String], manifest: &Manifest) -> Result<(), T
         let bytes = fs::read(&path).map_err(|err| failed(&path, err))?;
         let journal = journal::walk(&bytes);
         if let Some(at) = journal.damaged_at {
-            return Err(corrupt(&path, format!("has a damaged record at byte {at}, and sound ones behind it")));
+            return Err(corrupt(
+                &path,
+                format!("has a damaged record at byte {at}, and sound ones behind it"),
+            ));
         }
         // A log is only begun when the one before it is complete.
         if let Some(earlier) = interrupted.filter(|_| !journal.records.is_empty()) {

@@ -107,6 +107,8 @@ mod tests {
         let filter = FingerprintPolicy.create_filter(&bytes, &offsets);
         assert_eq!(filter.len(), 8 * names.len());
         assert!(names.iter().all(|name| FingerprintPolicy.key_may_match(name.as_bytes(), &filter)));
-        assert!(!(1000..100_000).any(|n| FingerprintPolicy.key_may_match(format!("/k/{n}").as_bytes(), &filter)));
+        assert!(
+            !(1000..100_000).any(|n| FingerprintPolicy.key_may_match(format!("/k/{n}").as_bytes(), &filter))
+        );
     }
 }

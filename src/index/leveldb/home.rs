@@ -105,7 +105,8 @@ fn absolute(dir: &Path) -> Result<PathBuf, TableError> {
 fn make_or_recover(dir: &Path, guard: &Guard) -> Result<(), TableError> {
     let copies = siblings(dir, ".new-")?;
     let olds = siblings(dir, ".old-")?;
-    let old_of = |copy: &&PathBuf| olds.contains(&PathBuf::from(copy.to_string_lossy().replace(".new-", ".old-")));
+    let old_of =
+        |copy: &&PathBuf| olds.contains(&PathBuf::from(copy.to_string_lossy().replace(".new-", ".old-")));
     if let Some(copy) = copies.iter().find(old_of) {
         let _lock = lock(copy)?;
         log::info!("finishing an interrupted exchange: {copy:?} becomes {dir:?}");

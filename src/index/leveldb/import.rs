@@ -45,7 +45,8 @@ fn clone_index(dir: &Path, clone: &Path) -> Result<(), TableError> {
         fs::create_dir(clone)?;
         for &number in manifest.tables.keys() {
             let (table, name) = (table_path(dir, number), format!("{number:06}.ldb"));
-            fs::hard_link(&table, clone.join(&name)).or_else(|_| fs::copy(&table, clone.join(&name)).map(drop))?;
+            fs::hard_link(&table, clone.join(&name))
+                .or_else(|_| fs::copy(&table, clone.join(&name)).map(drop))?;
         }
         let others = names.iter().filter(|name| *name == "CURRENT" || name.starts_with("MANIFEST-"));
         for path in others.map(|name| dir.join(name)).chain(logs(dir, &names, &manifest)) {
@@ -67,7 +68,8 @@ fn copy_records(from: &Path, to: &Path, options: &Options) -> Result<u64, TableE
     // Opening again turns the log, which wasn't synced, into tables, which are.
     drop(target);
     let target = Side::open(to, options, SyncMode::Always, false)?;
-    let compared = compare(Side::open(from, options, SyncMode::Always, false)?, target, Report::new(options, true))?;
+    let compared =
+        compare(Side::open(from, options, SyncMode::Always, false)?, target, Report::new(options, true))?;
     assert_eq!(copied, compared, "both passes see the same original");
     Ok(copied)
 }

@@ -60,7 +60,8 @@ fn apply(manifest: &mut Manifest, mut edit: &[u8]) -> Option<Result<(), String>>
             COMPACT_POINTER => drop((take_varint(edit)?, take_bytes(edit)?)),
             DELETED_TABLE => deleted.push((take_varint(edit)?, take_varint(edit)? as u64).1),
             NEW_TABLE => {
-                let (_level, number, size) = (take_varint(edit)?, take_varint(edit)? as u64, take_varint(edit)?);
+                let (_level, number, size) =
+                    (take_varint(edit)?, take_varint(edit)? as u64, take_varint(edit)?);
                 let (_smallest, _largest) = (take_bytes(edit)?, take_bytes(edit)?);
                 added.push((number, size));
             }

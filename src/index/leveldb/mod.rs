@@ -77,7 +77,8 @@ pub fn open(dir: &Path, options: Options) -> Result<LevelTable, TableError> {
         log::info!("{dir:?} was written by another program ({table}); it is copied once");
         import::replace_by_copy(&mut home, &options, &guard)?;
     }
-    let lookup = lookup::lookup_above_all().map_err(|err| guard.stop_for(format!("prepare lookups: {err}")))?;
+    let lookup =
+        lookup::lookup_above_all().map_err(|err| guard.stop_for(format!("prepare lookups: {err}")))?;
     let db = open_engine(home.dir(), &options, &guard, origin == Origin::Nobody)?;
     Ok(LevelTable { db: Some(db), lookup, guard, options, written_since_iterator: None, home })
 }

@@ -62,6 +62,10 @@ mod tests {
     #[test]
     fn a_key_with_a_zero_byte_behind_it_is_kept_apart() {
         assert_eq!(ByteOrder.find_shortest_sep(b"/a", b"/a\0"), b"/a");
-        assert_eq!(rusty_leveldb::DefaultCmp.find_shortest_sep(b"/a", b"/a\0"), b"/a\0", "the fault it closes");
+        assert_eq!(
+            rusty_leveldb::DefaultCmp.find_shortest_sep(b"/a", b"/a\0"),
+            b"/a\0",
+            "the fault it closes"
+        );
     }
 }

@@ -37,13 +37,15 @@ pub(super) struct Outline {
 /// Reads the outline of a table. An error of kind `InvalidData` means that the table is damaged.
 pub(super) fn outline(file: &File) -> io::Result<Outline> {
     let file_bytes = file.metadata()?.len() as usize;
-    let footer_at = file_bytes.checked_sub(FOOTER_BYTES).ok_or_else(|| damaged("is too short for a table"))?;
+    let footer_at =
+        file_bytes.checked_sub(FOOTER_BYTES).ok_or_else(|| damaged("is too short for a table"))?;
     let mut footer = [0; FOOTER_BYTES];
     file.read_exact_at(&mut footer, footer_at as u64)?;
     let metaindex = parse_footer(&footer, footer_at).ok_or_else(|| damaged("has a damaged footer"))?;
     let block = read_block(file, metaindex)?;
     let entries = entries(&block).ok_or_else(|| damaged("has a damaged metaindex"))?;
-    let has_our_filter = matches!(&entries[..], [name] if *name == format!("filter.{FILTER_NAME}").as_bytes());
+    let has_our_filter =
+        matches!(&entries[..], [name] if *name == format!("filter.{FILTER_NAME}").as_bytes());
     Ok(Outline { file_bytes, has_our_filter })
 }
 
@@ -90,7 +92,8 @@ fn entries(block: &[u8]) -> Option<Vec<Vec<u8>>> {
     let mut found = Vec::new();
     let mut key = Vec::new();
     while !rest.is_empty() {
-        let (shared, unshared, value) = (take_varint(&mut rest)?, take_varint(&mut rest)?, take_varint(&mut rest)?);
+        let (shared, unshared, value) =
+            (take_varint(&mut rest)?, take_varint(&mut rest)?, take_varint(&mut rest)?);
         key.truncate(shared);
         key.extend_from_slice(take(&mut rest, unshared)?);
         take_handle(&mut take(&mut rest, value)?)?;

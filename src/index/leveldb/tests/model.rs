@@ -79,9 +79,11 @@ impl World {
     fn check_page(&mut self, table: &mut LevelTable) -> Result<(), TableError> {
         let key = random_key(&mut self.random);
         let limit = 1 + self.random.below(30);
-        let from = [Bound::Unbounded, Bound::Included(&key[..]), Bound::Excluded(&key[..])][self.random.below(3)];
+        let from =
+            [Bound::Unbounded, Bound::Included(&key[..]), Bound::Excluded(&key[..])][self.random.below(3)];
         let entry = |(key, value): (&Vec<u8>, &Vec<u8>)| (key.clone(), value.clone());
-        let expected: Vec<Entry> = self.sure.range::<[u8], _>((from, Bound::Unbounded)).take(limit).map(entry).collect();
+        let expected: Vec<Entry> =
+            self.sure.range::<[u8], _>((from, Bound::Unbounded)).take(limit).map(entry).collect();
         assert_eq!(table.page(from, limit)?, expected, "from {from:?}");
         Ok(())
     }
@@ -91,7 +93,8 @@ impl World {
         let found: Model = all(table, 700).into_iter().collect();
         if found != self.sure {
             let perhaps = self.perhaps.take();
-            let lost: Vec<_> = self.sure.iter().filter(|(key, value)| found.get(*key) != Some(value)).collect();
+            let lost: Vec<_> =
+                self.sure.iter().filter(|(key, value)| found.get(*key) != Some(value)).collect();
             assert!(perhaps.as_ref() == Some(&found), "lost {lost:?}");
             self.sure = found;
         }
@@ -114,7 +117,7 @@ fn sizes(random: &mut Random, options: Options) -> Options {
 }
 
 /// Steps in all lives together.
-const STEPS: usize = 4_000;
+const STEPS: usize = 3_000;
 
 #[test]
 fn random_work_with_restarts_and_power_cuts_agrees_with_a_model() {

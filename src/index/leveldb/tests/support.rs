@@ -48,7 +48,14 @@ impl Drop for Place {
 
 /// So small that a few thousand records go through tables, levels and many blocks.
 pub(super) fn small() -> Options {
-    Options { write_buffer_bytes: 16 << 10, table_bytes: 8 << 10, block_bytes: 512, ..Options::default() }
+    let sizes = Options {
+        write_buffer_bytes: 16 << 10,
+        table_bytes: 8 << 10,
+        block_bytes: 512,
+        ..Options::default()
+    };
+    // A test's thread has little stack, which bounds the cache.
+    Options { cache_bytes: 256 << 10, ..sizes }
 }
 
 pub(super) fn observed(observer: &Rc<impl Observer + 'static>) -> Options {
@@ -76,7 +83,10 @@ pub(super) fn delete(number: usize) -> Change {
 }
 
 /// Writes in batches of 50.
-pub(super) fn fill(table: &mut impl Table, changes: impl IntoIterator<Item = Change>) -> Result<(), TableError> {
+pub(super) fn fill(
+    table: &mut impl Table,
+    changes: impl IntoIterator<Item = Change>,
+) -> Result<(), TableError> {
     let changes: Vec<Change> = changes.into_iter().collect();
     changes.chunks(50).try_for_each(|batch| table.write(batch))
 }
@@ -108,7 +118,8 @@ pub(super) fn close(table: LevelTable) {
 }
 
 pub(super) fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = fs::read_dir(dir).expect("lists").map(|entry| entry.expect("lists").path()).collect();
+    let mut found: Vec<PathBuf> =
+        fs::read_dir(dir).expect("lists").map(|entry| entry.expect("lists").path()).collect();
     found.sort();
     found
 }
