@@ -13,8 +13,8 @@ use std::sync::Arc;
 /// level for each block, and a level takes some 100 bytes (more in debug builds).
 pub const STACK_BYTES: usize = 64 << 20;
 
-/// Largest block cache: what [`STACK_BYTES`] can drop with room to spare.
-const MOST_CACHE_BYTES: usize = 512 << 20;
+/// Most blocks in the cache, 512 MiB of the usual size: what [`STACK_BYTES`] can drop with room to spare.
+pub(super) const MOST_CACHED_BLOCKS: usize = 1 << 17;
 
 /// A table is opened in 0.1 ms and keeps its index and filter in memory; with fewer than this, lookups thrash.
 const FEWEST_OPEN_TABLES: usize = 64;
@@ -91,7 +91,9 @@ impl Options {
             write_buffer_size: self.write_buffer_bytes,
             max_open_files: open_tables(),
             max_file_size: self.table_bytes,
-            block_cache_capacity_bytes: self.cache_bytes.clamp(self.block_bytes, MOST_CACHE_BYTES),
+            block_cache_capacity_bytes: self
+                .cache_bytes
+                .clamp(self.block_bytes, MOST_CACHED_BLOCKS * self.block_bytes),
             block_size: self.block_bytes,
             // What is appended behind a torn end can't be read; a MANIFEST is only shortened by beginning a new one.
             reuse_logs: false,

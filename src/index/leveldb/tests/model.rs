@@ -117,7 +117,7 @@ fn sizes(random: &mut Random, options: Options) -> Options {
 }
 
 /// Steps in all lives together.
-const STEPS: usize = 4_000;
+const STEPS: usize = 3_000;
 
 #[test]
 fn random_work_with_restarts_and_power_cuts_agrees_with_a_model() {

@@ -48,7 +48,14 @@ impl Drop for Place {
 
 /// So small that a few thousand records go through tables, levels and many blocks.
 pub(super) fn small() -> Options {
-    Options { write_buffer_bytes: 16 << 10, table_bytes: 8 << 10, block_bytes: 512, ..Options::default() }
+    let sizes = Options {
+        write_buffer_bytes: 16 << 10,
+        table_bytes: 8 << 10,
+        block_bytes: 512,
+        ..Options::default()
+    };
+    // A test's thread has little stack, which bounds the cache.
+    Options { cache_bytes: 256 << 10, ..sizes }
 }
 
 pub(super) fn observed(observer: &Rc<impl Observer + 'static>) -> Options {
