@@ -29,6 +29,9 @@ const PAGE_ENTRIES: usize = 1000;
 const PAGE_ENTRIES_LEAST: usize = 64;
 
 const CLUSTER_KEY: &str = "!mkv/cluster";
+/// There while the tombstones of a copied index have no sidecars yet.
+pub(super) const UNNOTED_KEY: &str = "!mkv/unnoted";
+
 const FORMAT_KEY: &str = "!mkv/format";
 /// The version of what stands below [`RESERVED_PREFIX`].
 const FORMAT_VERSION: &[u8] = b"1";
@@ -55,7 +58,7 @@ struct Batch {
 
 enum After {
     Reserved(Held, oneshot::Sender<Reserved>),
-    Extended(oneshot::Sender<()>),
+    Done(oneshot::Sender<()>),
     Ended { slot: u32, waits_until: Option<u64>, reply: oneshot::Sender<()> },
 }
 
@@ -139,6 +142,11 @@ impl<T: Table> Actor<T> {
             }
             Message::Unsettled { reply } => drop(reply.send(self.slots.unsettled())),
             Message::List { request, reply } => drop(reply.send(self.list(&request)?)),
+            Message::Unnoted { reply } => drop(reply.send(self.is_unnoted()?)),
+            Message::Noted { reply } => {
+                batch.changes.push(table::Change::Delete { key: UNNOTED_KEY.into() });
+                batch.after.push(After::Done(reply));
+            }
             Message::ClusterId { reply } => drop(reply.send(self.cluster.clone())),
             Message::Close => batch.close = true,
         }
@@ -158,7 +166,7 @@ impl<T: Table> Actor<T> {
                         self.take_back(reservation);
                     }
                 }
-                After::Extended(reply) => drop(reply.send(())),
+                After::Done(reply) => drop(reply.send(())),
                 After::Ended { slot, waits_until, reply } => {
                     match waits_until {
                         Some(due_us) => self.slots.let_go(slot, due_us),
@@ -250,7 +258,7 @@ impl<T: Table> Actor<T> {
         let Some(intent) = self.slots.intent_mut(slot) else { return };
         intent.files = files;
         batch.changes.push(table::Change::Put { key: slot_key(slot), value: intent.to_value() });
-        batch.after.push(After::Extended(reply));
+        batch.after.push(After::Done(reply));
     }
 
     fn end(
@@ -303,6 +311,10 @@ impl<T: Table> Actor<T> {
         Ok(record.map_err(|source| IndexError::Record { key: key.clone(), source }))
     }
 
+    fn is_unnoted(&mut self) -> Result<bool, TableError> {
+        Ok(self.table.get_many(&[UNNOTED_KEY.as_bytes()])?.pop().flatten().is_some())
+    }
+
     fn list(&mut self, request: &PageRequest) -> Result<Result<Page, IndexError>, TableError> {
         let count = request.limit.clamp(PAGE_ENTRIES_LEAST, PAGE_ENTRIES);
         let entries = self.table.page(request.from.as_ref().map(Vec::as_slice), count)?;
@@ -347,10 +359,12 @@ fn refusal(key: &Key, verb: &Verb, record: Option<&Record>, leftovers: bool) -> 
     match (verb, record.map(|record| record.state)) {
         (Verb::Put(_), Some(State::Live)) => Some(IndexError::Exists { key }),
         (Verb::Put(_), _) | (Verb::Replace(_), _) => None,
-        (Verb::Unlink, Some(State::Live)) | (Verb::Relink, Some(State::Unlinked)) => None,
+        (Verb::Unlink, Some(State::Live)) | (Verb::Relink | Verb::Note, Some(State::Unlinked)) => None,
         (Verb::Remove { .. }, None) if leftovers => None,
-        (Verb::Unlink | Verb::Relink | Verb::Remove { .. }, None) => Some(IndexError::NotFound { key }),
-        (Verb::Unlink, Some(State::Unlinked)) | (Verb::Relink, Some(State::Live)) => {
+        (Verb::Unlink | Verb::Relink | Verb::Note | Verb::Remove { .. }, None) => {
+            Some(IndexError::NotFound { key })
+        }
+        (Verb::Unlink, Some(State::Unlinked)) | (Verb::Relink | Verb::Note, Some(State::Live)) => {
             Some(IndexError::NotFound { key })
         }
         (Verb::Remove { protect: true }, Some(State::Live)) => Some(IndexError::Protected { key }),
@@ -367,7 +381,7 @@ fn files_of(key: &Key, verb: &Verb, record: Option<&Record>, generation_us: Opti
             kinds.extend(generation_us.map(|_| File::Sidecar));
             files_at(places, &kinds)
         }
-        Verb::Unlink | Verb::Relink => files_at(replicas, &[File::Sidecar]),
+        Verb::Unlink | Verb::Relink | Verb::Note => files_at(replicas, &[File::Sidecar]),
         Verb::Remove { .. } => record.map_or_else(Vec::new, |record| files_of_record(key, record)),
     }
 }

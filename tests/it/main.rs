@@ -4,6 +4,7 @@
 // Nothing outside of this binary can use what it declares.
 #![allow(unreachable_pub)]
 
+mod go_cluster;
 mod harness;
 mod harness_itself;
 mod mkv_script;

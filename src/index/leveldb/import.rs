@@ -71,7 +71,15 @@ fn copy_records(from: &Path, to: &Path, options: &Options) -> Result<u64, TableE
     let compared =
         compare(Side::open(from, options, SyncMode::Always, false)?, target, Report::new(options, true))?;
     assert_eq!(copied, compared, "both passes see the same original");
+    mark(to, options)?;
     Ok(copied)
+}
+
+fn mark(copy: &Path, options: &Options) -> Result<(), TableError> {
+    let Some((key, value)) = &options.copy_mark else { return Ok(()) };
+    let mut batch = WriteBatch::default();
+    batch.put(key, value);
+    Side::open(copy, options, SyncMode::Always, false)?.write(batch)
 }
 
 /// One of the two databases.

@@ -5,6 +5,7 @@ use super::filter::FingerprintPolicy;
 use super::guard::{Guard, Observer};
 use super::lookup::silent_log;
 use super::order::ByteOrder;
+use crate::index::table::Entry;
 use std::fs;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -58,6 +59,8 @@ pub struct Options {
     pub block_bytes: usize,
     /// Called about once a second while an index is copied.
     pub on_copy: Arc<dyn Fn(CopyProgress) + Send + Sync>,
+    /// An entry that is added to every copy of a foreign index, so that its reader knows what it reads.
+    pub copy_mark: Option<Entry>,
     pub(super) observer: Option<Rc<dyn Observer>>,
 }
 
@@ -70,6 +73,7 @@ impl Default for Options {
             table_bytes: 1 << 20,
             block_bytes: 4 << 10,
             on_copy: Arc::new(log_progress),
+            copy_mark: None,
             observer: None,
         }
     }
