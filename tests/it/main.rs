@@ -9,4 +9,5 @@ mod harness;
 mod harness_itself;
 mod mkv_script;
 mod native_api;
+mod readme;
 mod volume_script;

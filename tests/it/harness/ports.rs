@@ -38,7 +38,12 @@ impl PortLease {
 
     /// A port that somebody else has chosen. Panics when it is in use.
     pub fn exactly(port: u16) -> Self {
-        Self::take(port).unwrap_or_else(|| panic!("port {port} is in use"))
+        Self::try_exactly(port).unwrap_or_else(|| panic!("port {port} is in use"))
+    }
+
+    /// The same, `None` when it is in use.
+    pub fn try_exactly(port: u16) -> Option<Self> {
+        Self::take(port)
     }
 
     fn take(port: u16) -> Option<Self> {
