@@ -12,6 +12,7 @@ use super::slots::{RESERVED_PREFIX, Slots, parse_slot_key, slot_key};
 use super::table::{self, Table, TableError};
 use crate::model::{File, Intent, Key, PlacedFile, Record, State, folded_path};
 use log::info;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Bound;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot};
@@ -42,6 +43,10 @@ pub(super) struct Actor<T> {
     /// Reservations report their end through it. Weak, so that the mailbox closes when the last handle is gone.
     sender: mpsc::WeakSender<Message>,
     slots: Slots,
+    /// Writers that wait for the background to let go of their key.
+    parked: HashMap<Key, Vec<Message>>,
+    /// Messages of those whose key has come free.
+    again: VecDeque<Message>,
     cluster: String,
     last_time_us: u64,
     grace_us: u64,
@@ -75,7 +80,17 @@ impl<T: Table> Actor<T> {
         if slots.unsettled() > 0 {
             info!("found {} writes that were cut off or removals that are not done", slots.unsettled());
         }
-        Ok(Actor { table, mailbox, sender, slots, cluster, last_time_us: 0, grace_us })
+        Ok(Actor {
+            table,
+            mailbox,
+            sender,
+            slots,
+            parked: HashMap::new(),
+            again: VecDeque::new(),
+            cluster,
+            last_time_us: 0,
+            grace_us,
+        })
     }
 
     /// Works until it is told to close, or the table fails.
@@ -95,7 +110,7 @@ impl<T: Table> Actor<T> {
     /// The next message; while there is none, the table gets on with its upkeep.
     fn next(&mut self) -> Result<Option<Message>, TableError> {
         loop {
-            match self.mailbox.try_recv() {
+            match self.waiting() {
                 Ok(message) => return Ok(Some(message)),
                 Err(mpsc::error::TryRecvError::Disconnected) => return Ok(None),
                 Err(mpsc::error::TryRecvError::Empty) => {
@@ -113,10 +128,24 @@ impl<T: Table> Actor<T> {
         while let Some(message) = next.take() {
             self.handle(message, batch)?;
             if !batch.close && batch.changes.len() < BATCH_CHANGES && started.elapsed() < COLLECT_FOR {
-                next = self.mailbox.try_recv().ok();
+                next = self.waiting().ok();
             }
         }
         Ok(())
+    }
+
+    fn waiting(&mut self) -> Result<Message, mpsc::error::TryRecvError> {
+        self.again.pop_front().map_or_else(|| self.mailbox.try_recv(), Ok)
+    }
+
+    /// Lets go of a held key; its intent waits until `due_us`, or is forgotten. Who was parked tries again.
+    fn free(&mut self, slot: u32, due_us: Option<u64>) {
+        let key = self.slots.intent(slot).map(|intent| intent.key.clone());
+        match due_us {
+            Some(due_us) => self.slots.let_go(slot, due_us),
+            None => drop(self.slots.clear(slot)),
+        }
+        self.again.extend(key.and_then(|key| self.parked.remove(&key)).into_iter().flatten());
     }
 
     fn handle(&mut self, message: Message, batch: &mut Batch) -> Result<(), TableError> {
@@ -130,7 +159,7 @@ impl<T: Table> Actor<T> {
             Message::End { slot, change, left, not_before_us, reply } => {
                 self.end(slot, change, left, not_before_us, batch, reply);
             }
-            Message::Abandon { slot } => self.slots.let_go(slot, now_us() + self.grace_us),
+            Message::Abandon { slot } => self.free(slot, Some(now_us() + self.grace_us)),
             Message::Claim { slot, reply } => {
                 if let Err(Ok(Some(reservation))) = reply.send(self.claim(slot)?) {
                     self.take_back(reservation);
@@ -168,10 +197,7 @@ impl<T: Table> Actor<T> {
                 }
                 After::Done(reply) => drop(reply.send(())),
                 After::Ended { slot, waits_until, reply } => {
-                    match waits_until {
-                        Some(due_us) => self.slots.let_go(slot, due_us),
-                        None => drop(self.slots.clear(slot)),
-                    }
+                    self.free(slot, waits_until);
                     let _ = reply.send(());
                 }
             }
@@ -186,6 +212,10 @@ impl<T: Table> Actor<T> {
         reply: oneshot::Sender<Reserved>,
         batch: &mut Batch,
     ) -> Result<(), TableError> {
+        if self.slots.is_claimed(&key) {
+            self.parked.entry(key.clone()).or_default().push(Message::Reserve { key, verb, reply });
+            return Ok(());
+        }
         if self.slots.is_held(&key) {
             let _ = reply.send(Err(IndexError::Busy { key }));
             return Ok(());
@@ -302,7 +332,7 @@ impl<T: Table> Actor<T> {
 
     /// The caller was gone before it got its reservation.
     fn take_back(&mut self, reservation: Reservation) {
-        self.slots.let_go(reservation.disarm(), now_us());
+        self.free(reservation.disarm(), Some(now_us()));
     }
 
     fn record(&mut self, key: &Key) -> Result<Result<Option<Record>, IndexError>, TableError> {

@@ -174,6 +174,25 @@ async fn a_dropped_reservation_frees_the_key_and_leaves_its_files_to_be_settled(
 }
 
 #[actix_rt::test]
+async fn a_writer_waits_for_the_background_instead_of_being_refused() {
+    let index = start(&MemoryTable::default()).sender().handle();
+    drop(index.reserve(&key("/k"), put()).await.unwrap());
+    let slot = index.due(1).await.unwrap()[0].0;
+    let claimed = index.claim(slot).await.unwrap().expect("it is due");
+    let (first, second) = (index.clone(), index.clone());
+    let first = actix_rt::spawn(async move { first.reserve(&key("/k"), put()).await });
+    let second = actix_rt::spawn(async move { second.reserve(&key("/k"), put()).await });
+    // Both are with the actor by the time that it answers this.
+    tokio::task::yield_now().await;
+    index.unsettled().await.unwrap();
+    assert!(!first.is_finished() && !second.is_finished());
+    claimed.release(Ending::default()).await.unwrap();
+    let (first, second) = (first.await.unwrap(), second.await.unwrap());
+    assert!(first.is_ok(), "the first gets the key");
+    assert!(matches!(second, Err(IndexError::Busy { .. })), "for the second there is a writer now");
+}
+
+#[actix_rt::test]
 async fn the_next_process_finds_what_was_cut_off() {
     let table = MemoryTable::default();
     let first = start(&table).sender().handle();

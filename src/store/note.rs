@@ -22,6 +22,7 @@ pub async fn run(store: Store, userpass: impl Fn() -> Option<String>) {
         match store.note_all().await {
             Ok(0) => return,
             Ok(left) => warn!("{left} unlinked keys are not noted beside their files yet"),
+            Err(StoreError::Index(IndexError::Stopped)) => return,
             Err(err) => error!("noting unlinked keys beside their files: {err}"),
         }
         actix_rt::time::sleep(AGAIN_AFTER).await;

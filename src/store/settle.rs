@@ -6,7 +6,7 @@
 
 use super::sidecars::{describe, tombstone};
 use super::{Store, StoreError};
-use crate::index::{Ending, Reservation, now_us};
+use crate::index::{Ending, IndexError, Reservation, now_us};
 use crate::model::{File, Intent, PlacedFile, Record, path_of};
 use crate::volume::VolumeError;
 use futures_util::StreamExt;
@@ -35,6 +35,7 @@ pub async fn run(store: Store, userpass: impl Fn() -> Option<String>) {
         match store.settle_due().await {
             Ok(true) => {}
             Ok(false) => actix_rt::time::sleep(LOOK_EVERY).await,
+            Err(StoreError::Index(IndexError::Stopped)) => return,
             Err(err) => {
                 error!("settling what earlier writes left: {err}");
                 actix_rt::time::sleep(LOOK_EVERY).await;
@@ -78,7 +79,8 @@ impl Store {
             files.into_iter().partition(|placed| self.is_ready(placed));
         // It is due and its volume has been there all the time: nothing is on its way any more.
         ready.iter_mut().for_each(|placed| placed.in_doubt = false);
-        left.extend(self.settle_files(&reservation, ready).await);
+        let blobs_away = left.iter().any(is_blob);
+        left.extend(self.settle_some(&reservation, ready, blobs_away).await);
         debug!("settled what an earlier write left of {}; {} files remain", reservation.key(), left.len());
         reservation.release(Ending { left, not_before_us: self.after_grace_us() }).await?;
         Ok(())
@@ -91,14 +93,23 @@ impl Store {
         reservation: &Reservation,
         files: Vec<PlacedFile>,
     ) -> Vec<PlacedFile> {
-        let (sidecars, blobs): (Vec<_>, Vec<_>) =
-            files.into_iter().partition(|placed| placed.file == File::Sidecar);
+        self.settle_some(reservation, files, false).await
+    }
+
+    /// The same for the files that can be reached now, while blobs of the key may be left where they can't.
+    async fn settle_some(
+        &self,
+        reservation: &Reservation,
+        files: Vec<PlacedFile>,
+        blobs_away: bool,
+    ) -> Vec<PlacedFile> {
+        let (blobs, sidecars): (Vec<_>, Vec<_>) = files.into_iter().partition(is_blob);
         let current = reservation.previous();
         let stale = blobs.into_iter().filter(|placed| !current.is_some_and(|record| names(record, placed)));
         let mut left = join_all(stale.map(|placed| self.remove_file(reservation, placed))).await;
         left.retain(Option::is_some);
         let mut left: Vec<PlacedFile> = left.into_iter().flatten().collect();
-        let blobs_left = !left.is_empty();
+        let blobs_left = blobs_away || !left.is_empty();
         left.extend(self.settle_sidecars(reservation, current, sidecars, blobs_left).await);
         left
     }
@@ -150,6 +161,10 @@ fn left_of(
             Some(PlacedFile { in_doubt: placed.in_doubt || err.in_doubt(), ..placed })
         }
     }
+}
+
+fn is_blob(placed: &PlacedFile) -> bool {
+    placed.file != File::Sidecar
 }
 
 /// Whether the record says that this file is the blob.
