@@ -11,7 +11,7 @@ use crate::volume::{self, ClusterId, Health, ProbeOutcome, Timeouts, VolumeClien
 use actix_rt::signal::unix::{Signal, SignalKind, signal};
 use actix_web::{App, HttpServer};
 use futures_util::future::{Either, select};
-use log::{error, info, warn};
+use log::{info, warn};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
@@ -140,19 +140,15 @@ async fn serve(config: Config, mut index: IndexServer) -> Result<(), ServerError
     let server = listen(&config, &parts)?;
     work_in_background(&parts, cluster, config.adopt);
     info!("serving {} volumes on port {}", config.placer.volumes().len(), config.port);
-    let handle = server.handle();
-    actix_rt::spawn(async move {
-        if let Err(err) = stop_at_signal(handle).await {
-            error!("no signals can be received: {err}");
-        }
-    });
-    let served = match select(std::pin::pin!(index.failed()), server).await {
+    let signals = std::pin::pin!(stop_at_signal(server.handle()));
+    let served = select(server, signals);
+    let ended = match select(std::pin::pin!(index.failed()), served).await {
         Either::Left((err, _)) => return Err(err.into()),
-        Either::Right((served, _)) => served,
+        Either::Right((Either::Left((ended, _)) | Either::Right((ended, _)), _)) => ended,
     };
     index.close().await?;
     info!("stopped");
-    Ok(served?)
+    Ok(ended?)
 }
 
 /// Looks at every volume once, so that the first requests know which are up.
@@ -205,7 +201,8 @@ fn work_in_background(parts: &Parts, cluster: ClusterId, adopt: bool) {
     });
 }
 
-/// SIGTERM and Ctrl-C let running requests finish; a second one ends them.
+/// SIGTERM and Ctrl-C let running requests finish; a second one ends them. Returns when the server is to end; it
+/// can't be told to hurry once it is stopping.
 async fn stop_at_signal(server: actix_web::dev::ServerHandle) -> io::Result<()> {
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     next_of(&mut signals).await;
@@ -213,7 +210,6 @@ async fn stop_at_signal(server: actix_web::dev::ServerHandle) -> io::Result<()> 
     let graceful = server.stop(true);
     if let Either::Right(_) = select(std::pin::pin!(graceful), std::pin::pin!(next_of(&mut signals))).await {
         warn!("stopping at once; what is cut off is cleaned up at the next start");
-        server.stop(false).await;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::Api;
 use super::error::ApiError;
-use crate::model::Replica;
+use crate::model::{Replica, Volume};
 use crate::store::Store;
 use actix_web::HttpRequest;
 use actix_web::http::header;
@@ -74,10 +74,12 @@ impl Api {
     }
 }
 
-/// Asks volumes for their root until one answers.
+/// Asks volumes for their root until one answers, those that are up first.
 async fn ask_a_volume(store: &Store) -> Result<(), ApiError> {
-    for volume in store.placer().volumes() {
-        let root: Replica = volume.as_str().parse().expect("every volume is a place");
+    let root = |volume: &Volume| -> Replica { volume.as_str().parse().expect("every volume is a place") };
+    let mut roots: Vec<Replica> = store.placer().volumes().iter().map(root).collect();
+    roots.sort_by_key(|root| !store.volumes().health().is_up(root));
+    for root in roots {
         match store.volumes().head(&root, "/").await {
             Ok(_) => return Ok(()),
             Err(err) if matches!(err.status(), Some(401 | 403)) => return Err(ApiError::Unauthorized),

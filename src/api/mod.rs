@@ -73,13 +73,13 @@ async fn dispatch(
     request: &HttpRequest,
     payload: body::Payload,
 ) -> Result<HttpResponse, ApiError> {
+    let store = api.store_for(request).await?;
     let method = request.method().as_str();
     let query = Query::parse(request.uri().query().unwrap_or(""));
     refuse_foreign_protocols(request, &query)?;
     if !ALLOW.split(", ").any(|allowed| allowed == method) {
         return Err(ApiError::Method);
     }
-    let store = api.store_for(request).await?;
     let key = Key::from_request_path(request.uri().path())?;
     match method {
         "GET" | "HEAD" if query.is_empty() => blob::get(api, &store, &key).await,

@@ -323,7 +323,7 @@ impl<T: Table> Actor<T> {
             Ok(previous) => previous,
             Err(err) => return Ok(Err(err)),
         };
-        let Some(intent) = self.slots.hold_waiting(slot) else { return Ok(Ok(None)) };
+        let Some(intent) = self.slots.hold_due(slot, now_us()) else { return Ok(Ok(None)) };
         let time_us = self.new_time(&key, previous.as_ref());
         let files = intent.files.clone();
         let held = Held { key, slot, time_us, generation: true, previous, files };

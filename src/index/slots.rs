@@ -103,17 +103,18 @@ impl Slots {
         Some(slot)
     }
 
-    /// Holds the key of a waiting intent for the one who settles it.
-    pub(super) fn hold_waiting(&mut self, slot: u32) -> Option<Intent> {
+    /// Holds the key of a waiting intent for the one who settles it. `None` also when it isn't due: the slot may have
+    /// gone to another write since it was listed.
+    pub(super) fn hold_due(&mut self, slot: u32, now_us: u64) -> Option<Intent> {
         let intent = self.intents.get(&slot)?;
+        let due_us = *self.due_of.get(&slot).filter(|due_us| **due_us <= now_us)?;
         if self.held.contains_key(&intent.key) {
             return None;
         }
         self.held.insert(intent.key.clone(), slot);
         self.claimed.insert(slot);
-        if let Some(due_us) = self.due_of.remove(&slot) {
-            self.due.remove(&(due_us, slot));
-        }
+        self.due_of.remove(&slot);
+        self.due.remove(&(due_us, slot));
         Some(intent.clone())
     }
 

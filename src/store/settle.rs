@@ -60,8 +60,10 @@ impl Store {
         Ok(more)
     }
 
+    /// Sidecars alone are no reason to begin while a blob has to wait: a tombstone stays as long as the blob.
     fn any_ready(&self, intent: &Intent) -> bool {
-        intent.files.iter().any(|placed| self.is_ready(placed))
+        let has_blobs = intent.files.iter().any(is_blob);
+        intent.files.iter().any(|placed| is_blob(placed) == has_blobs && self.is_ready(placed))
     }
 
     /// Whether the answer of the file's volume would be final: it is up, and has been for the grace period.
@@ -75,12 +77,10 @@ impl Store {
     async fn settle_slot(&self, slot: u32) -> Result<(), StoreError> {
         let Some(reservation) = self.index.claim(slot).await? else { return Ok(()) };
         let files = reservation.files().to_vec();
-        let (mut ready, mut left): (Vec<_>, Vec<_>) =
-            files.into_iter().partition(|placed| self.is_ready(placed));
+        let (mut ready, left): (Vec<_>, Vec<_>) = files.into_iter().partition(|placed| self.is_ready(placed));
         // It is due and its volume has been there all the time: nothing is on its way any more.
         ready.iter_mut().for_each(|placed| placed.in_doubt = false);
-        let blobs_away = left.iter().any(is_blob);
-        left.extend(self.settle_some(&reservation, ready, blobs_away).await);
+        let left = self.settle_with(&reservation, ready, left).await;
         debug!("settled what an earlier write left of {}; {} files remain", reservation.key(), left.len());
         reservation.release(Ending { left, not_before_us: self.after_grace_us() }).await?;
         Ok(())
@@ -93,23 +93,22 @@ impl Store {
         reservation: &Reservation,
         files: Vec<PlacedFile>,
     ) -> Vec<PlacedFile> {
-        self.settle_some(reservation, files, false).await
+        self.settle_with(reservation, files, Vec::new()).await
     }
 
-    /// The same for the files that can be reached now, while blobs of the key may be left where they can't.
-    async fn settle_some(
+    /// As [`Store::settle_files`], beside files that are left whatever comes.
+    async fn settle_with(
         &self,
         reservation: &Reservation,
         files: Vec<PlacedFile>,
-        blobs_away: bool,
+        mut left: Vec<PlacedFile>,
     ) -> Vec<PlacedFile> {
         let (blobs, sidecars): (Vec<_>, Vec<_>) = files.into_iter().partition(is_blob);
         let current = reservation.previous();
         let stale = blobs.into_iter().filter(|placed| !current.is_some_and(|record| names(record, placed)));
-        let mut left = join_all(stale.map(|placed| self.remove_file(reservation, placed))).await;
-        left.retain(Option::is_some);
-        let mut left: Vec<PlacedFile> = left.into_iter().flatten().collect();
-        let blobs_left = blobs_away || !left.is_empty();
+        let removals = join_all(stale.map(|placed| self.remove_file(reservation, placed))).await;
+        left.extend(removals.into_iter().flatten());
+        let blobs_left = left.iter().any(is_blob);
         left.extend(self.settle_sidecars(reservation, current, sidecars, blobs_left).await);
         left
     }
@@ -148,6 +147,10 @@ impl Store {
     }
 }
 
+fn is_blob(placed: &PlacedFile) -> bool {
+    placed.file != File::Sidecar
+}
+
 /// What is left of a file after its volume was asked: nothing if it answered, unless it has to be kept in mind.
 fn left_of(
     reservation: &Reservation,
@@ -161,10 +164,6 @@ fn left_of(
             Some(PlacedFile { in_doubt: placed.in_doubt || err.in_doubt(), ..placed })
         }
     }
-}
-
-fn is_blob(placed: &PlacedFile) -> bool {
-    placed.file != File::Sidecar
 }
 
 /// Whether the record says that this file is the blob.

@@ -63,6 +63,12 @@ pub enum VolumeError {
         /// What the caller allowed, in bytes.
         limit_bytes: usize,
     },
+    /// The volume belongs to another cluster; it was not asked.
+    #[error("volume {replica} belongs to another cluster and is not used")]
+    Foreign {
+        /// Where the call would have gone.
+        replica: Replica,
+    },
     /// A DELETE of a path that ends in `/` would remove a whole tree; it is never sent.
     #[error("{path} on volume {replica} is a directory and is not deleted")]
     Directory {
@@ -87,6 +93,7 @@ impl VolumeError {
             | VolumeError::NoAnswer { .. }
             | VolumeError::Aborted { .. }
             | VolumeError::TooLarge { .. }
+            | VolumeError::Foreign { .. }
             | VolumeError::Directory { .. } => None,
         }
     }
@@ -99,6 +106,7 @@ impl VolumeError {
             | VolumeError::Refused { replica, .. }
             | VolumeError::Aborted { replica, .. }
             | VolumeError::TooLarge { replica, .. }
+            | VolumeError::Foreign { replica }
             | VolumeError::Directory { replica, .. } => replica,
         }
     }

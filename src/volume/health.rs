@@ -70,6 +70,11 @@ impl Health {
         self.entry(replica).is_none_or(|entry| entry.state() == VolumeState::Up)
     }
 
+    /// Whether the volume of `replica` belongs to another cluster.
+    pub(super) fn is_foreign(&self, replica: &Replica) -> bool {
+        self.entry(replica).is_some_and(|entry| entry.state() == VolumeState::Foreign)
+    }
+
     /// When the volume of `replica` last gave no answer, in µs of the wall clock since 1970; `None` if it
     /// always did or is not in the table.
     pub fn last_unreachable_us(&self, replica: &Replica) -> Option<u64> {
@@ -106,6 +111,7 @@ impl Health {
             VolumeError::Refused { .. }
             | VolumeError::Aborted { .. }
             | VolumeError::TooLarge { .. }
+            | VolumeError::Foreign { .. }
             | VolumeError::Directory { .. } => {}
         }
     }

@@ -23,7 +23,7 @@ pub use health::{Health, VolumeHealth, VolumeState};
 pub use probe::{ClusterId, ClusterIdError, ProbeOutcome, probe_all_once, watch};
 pub use replicate::{Outcome, Upload, UploadError};
 
-use crate::model::Replica;
+use crate::model::{CLUSTER_PATH, Replica};
 use awc::ClientResponse;
 use awc::body::MessageBody;
 use awc::http::Method;
@@ -220,7 +220,7 @@ impl VolumeClient {
         method: Method,
         call: Call<'_>,
     ) -> Result<ClientResponse, Failure> {
-        let request = self.request(pool, age, method, call);
+        let request = self.request(pool, age, method, call)?;
         request.send_body(awc::body::None::new()).await.map_err(|err| call.failure(err))
     }
 
@@ -232,7 +232,7 @@ impl VolumeClient {
         date: HeaderValue,
         body: impl MessageBody + 'static,
     ) -> Result<(), Failure> {
-        let request = self.request(&self.shared.writes, age, Method::PUT, call).insert_header((DATE, date));
+        let request = self.request(&self.shared.writes, age, Method::PUT, call)?.insert_header((DATE, date));
         let response = request.send_body(body).await.map_err(|err| call.failure(err))?;
         let status = response.status().as_u16();
         drain(response).await;
@@ -242,17 +242,27 @@ impl VolumeClient {
         }
     }
 
-    fn request(&self, pool: &Pool, age: Age, method: Method, call: Call<'_>) -> awc::ClientRequest {
+    /// A volume of another cluster is asked for nothing but whose it is: its files are somebody else's.
+    fn request(
+        &self,
+        pool: &Pool,
+        age: Age,
+        method: Method,
+        call: Call<'_>,
+    ) -> Result<awc::ClientRequest, Failure> {
+        if call.path != CLUSTER_PATH && self.health().is_foreign(call.replica) {
+            return Err(Failure::Failed(VolumeError::Foreign { replica: call.replica.clone() }));
+        }
         let url = format!("http://{}{}", call.replica, call.path);
         let request = pool.client(age).request(method, url);
         let request = match age {
             Age::Any => request,
             Age::Fresh => request.force_close(),
         };
-        match &self.authorization {
+        Ok(match &self.authorization {
             Some(value) => request.insert_header((AUTHORIZATION, value.clone())),
             None => request,
-        }
+        })
     }
 
     /// Tells [`Health`] of a failure, and passes it on.

@@ -203,9 +203,10 @@ fn reason_of(error: &VolumeError) -> String {
         VolumeError::Refused { method, path, status, .. } => {
             format!("it answered {status} to {method} {path}")
         }
-        VolumeError::Aborted { .. } | VolumeError::TooLarge { .. } | VolumeError::Directory { .. } => {
-            error.to_string()
-        }
+        VolumeError::Aborted { .. }
+        | VolumeError::TooLarge { .. }
+        | VolumeError::Foreign { .. }
+        | VolumeError::Directory { .. } => error.to_string(),
     }
 }
 

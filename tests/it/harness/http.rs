@@ -43,7 +43,13 @@ pub fn get(url: &str) -> Response {
     http("GET", url, b"", &[])
 }
 
-fn try_http(method: &str, url: &str, body: &[u8], headers: &[(&str, &str)]) -> Result<Response, ureq::Error> {
+/// The same where the server may be gone.
+pub fn try_http(
+    method: &str,
+    url: &str,
+    body: &[u8],
+    headers: &[(&str, &str)],
+) -> Result<Response, ureq::Error> {
     let mut request = Request::builder().method(method).uri(url);
     for (name, value) in headers {
         request = request.header(*name, *value);

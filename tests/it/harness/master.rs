@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use nix::sys::signal::Signal;
 
 use super::process::send;
-use super::{PortLease, Response, TempDir, Volume, eventually, http, wait_for};
+use super::{Mounts, PortLease, Response, TempDir, Volume, eventually, http, wait_for};
 
 /// Short enough that tests of slow volumes are quick, long enough for a busy machine.
 const VOLTIMEOUT: &str = "500ms";
@@ -21,6 +21,7 @@ pub struct MasterBuilder {
     volumes: String,
     flags: Vec<String>,
     dir: Option<PathBuf>,
+    prefix: Vec<String>,
 }
 
 /// A server that runs until it is stopped, killed or dropped.
@@ -28,6 +29,7 @@ pub struct MasterBuilder {
 pub struct Master {
     own: TempDir,
     db: PathBuf,
+    prefix: Vec<String>,
     words: Vec<String>,
     port: PortLease,
     child: Option<Child>,
@@ -43,6 +45,12 @@ impl MasterBuilder {
     /// Uses an index directory that is somebody else's to remove.
     pub fn db(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dir = Some(dir.into());
+        self
+    }
+
+    /// Runs it where the file systems of `mounts` are to be seen.
+    pub fn among(mut self, mounts: &Mounts) -> Self {
+        self.prefix = mounts.enter();
         self
     }
 
@@ -76,14 +84,14 @@ impl MasterBuilder {
         let port = PortLease::new();
         words.extend((!has("port")).then(|| format!("--port={}", port.port())));
         words.extend(self.flags);
-        Master { own, db, words, port, child: None }
+        Master { own, db, prefix: self.prefix, words, port, child: None }
     }
 }
 
 impl Master {
     /// A server over `volumes` (as in `--volumes`), with short timeouts.
     pub fn builder(volumes: &str) -> MasterBuilder {
-        MasterBuilder { volumes: volumes.into(), flags: Vec::new(), dir: None }
+        MasterBuilder { volumes: volumes.into(), flags: Vec::new(), dir: None, prefix: Vec::new() }
     }
 
     /// `127.0.0.1:PORT`. The same after every restart.
@@ -105,6 +113,13 @@ impl Master {
     #[track_caller]
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("the master is running").id()
+    }
+
+    /// Whether it has ended by itself.
+    #[track_caller]
+    pub fn has_ended(&mut self) -> bool {
+        let child = self.child.as_mut().expect("the master was started");
+        child.try_wait().expect("it is our child").is_some()
     }
 
     /// What it wrote to its standard output and error since the last start.
@@ -186,8 +201,10 @@ impl Master {
 
     fn spawn(&self) -> Child {
         let log = File::create(self.own.join("log")).expect("our directory is writable");
-        Command::new(env!("CARGO_BIN_EXE_mkv"))
-            .args(&self.words)
+        let program = env!("CARGO_BIN_EXE_mkv").to_owned();
+        let mut words = self.prefix.iter().chain([&program]).chain(&self.words);
+        Command::new(words.next().expect("at least the program"))
+            .args(words)
             .arg("server")
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file can be cloned"))

@@ -16,7 +16,7 @@ mod volume;
 mod wait;
 
 pub use fixture::{ExpectedBlob, GoCluster};
-pub use http::{Response, get, http, raw};
+pub use http::{Response, get, http, raw, try_http};
 pub use master::{Cluster, Master, MasterBuilder, addresses};
 pub use mounts::Mounts;
 pub use ports::PortLease;
