@@ -2,7 +2,7 @@
 
 use super::env::GuardedEnv;
 use super::filter::FingerprintPolicy;
-use super::guard::{Guard, Observer};
+use super::guard::Guard;
 use super::lookup::silent_log;
 use super::order::ByteOrder;
 use std::fs;
@@ -24,6 +24,9 @@ const MOST_OPEN_TABLES: usize = 20_000;
 
 /// Assumed where the system doesn't say how many files a process may open: POSIX's usual soft limit.
 const USUAL_FILE_LIMIT: usize = 1024;
+
+/// Large enough that opening (tens of milliseconds) is rare, small enough that the garbage doesn't matter.
+const GARBAGE_BYTES: usize = 32 << 20;
 
 /// Whether a write waits until it is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +61,8 @@ pub struct Options {
     pub block_bytes: usize,
     /// Called about once a second while an index is copied.
     pub on_copy: Arc<dyn Fn(CopyProgress) + Send + Sync>,
-    pub(super) observer: Option<Rc<dyn Observer>>,
+    /// Written after a page was read, before the handle is opened again: until then compactions drop nothing.
+    pub garbage_bytes: usize,
 }
 
 impl Default for Options {
@@ -70,7 +74,7 @@ impl Default for Options {
             table_bytes: 1 << 20,
             block_bytes: 4 << 10,
             on_copy: Arc::new(log_progress),
-            observer: None,
+            garbage_bytes: GARBAGE_BYTES,
         }
     }
 }

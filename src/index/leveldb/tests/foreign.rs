@@ -4,10 +4,10 @@ use super::bare::{bare_with, into_tables};
 use super::power::Plug;
 use super::support::{
     Faults, Place, Random, all, close, contents, delete, files_named, fill, get, key, missing, observed,
-    open_small, put, small, value,
+    open, open_small, put, small, value,
 };
 use crate::index::leveldb::guard::Operation;
-use crate::index::leveldb::{CopyProgress, LevelTable, Options, open};
+use crate::index::leveldb::{CopyProgress, LevelTable, Options};
 use crate::index::table::{Change, Table, TableError};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;

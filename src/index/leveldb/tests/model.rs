@@ -1,8 +1,8 @@
 //! Random work, restarts and power cuts, compared with a `BTreeMap`.
 
 use super::power::Plug;
-use super::support::{Place, Random, all, observed, with_stack};
-use crate::index::leveldb::{LevelTable, Options, open};
+use super::support::{Place, Random, all, open, small, watched, with_stack};
+use crate::index::leveldb::{LevelTable, Options};
 use crate::index::table::{Change, Entry, Table, TableError};
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -133,7 +133,7 @@ fn agree() {
     while steps < STEPS {
         let operations = [usize::MAX, 20, 500, 3_000][random.below(4)];
         let plug = Rc::new(Plug::new(place.join("attic"), operations));
-        let options = sizes(&mut random, observed(&plug));
+        let options = watched(sizes(&mut random, small()), &plug);
         let life = 1 + random.below(300);
         if let Ok(mut table) = open(&place.index(), options) {
             world.check_all_if_alive(&mut table, &plug);
