@@ -5,16 +5,16 @@
 //!
 //! | fault | closed by |
 //! |---|---|
-//! | nothing is ever synced; an info log grows for ever | [`files`], [`env`](mod@env), [`lookup`] |
-//! | errors in compactions and lookups are forgotten, and cost data | [`guard`] |
-//! | damaged blocks, logs, footers, MANIFESTs are read as "no such key" | [`check`], [`files`], [`journal`] |
-//! | a new database is made over one that lost its CURRENT | [`check`], [`home`] |
-//! | a live key is hidden by another key's tombstone | [`filter`], and [`import`] for foreign tables |
-//! | a live key is not found in the wrong block | [`order`], [`lookup`] |
-//! | what is appended to a torn log can't be read | `reuse_logs` is off, [`env`](mod@env) refuses |
+//! | nothing is ever synced; an info log grows for ever | `files`, `env`, `lookup` |
+//! | errors in compactions and lookups are forgotten, and cost data | `guard` |
+//! | damaged blocks, logs, footers, MANIFESTs are read as "no such key" | `check`, `files`, `journal` |
+//! | a new database is made over one that lost its CURRENT | `check`, `home` |
+//! | a live key is hidden by another key's tombstone | `filter`, and `import` for foreign tables |
+//! | a live key is not found in the wrong block | `order`, `lookup` |
+//! | what is appended to a torn log can't be read | `reuse_logs` is off, `env` refuses |
 //! | iterators end early after writes, and stop garbage collection | [`LevelTable::page`], [`LevelTable::upkeep`] |
 //! | the MANIFEST only shrinks when it is opened | [`LevelTable::upkeep`] |
-//! | batches can't be used again, nor a handle after a failed write | [`LevelTable::write`], [`guard`] |
+//! | batches can't be used again, nor a handle after a failed write | [`LevelTable::write`], `guard` |
 //! | dropping a large cache overflows the stack | [`STACK_BYTES`] |
 
 mod check;
