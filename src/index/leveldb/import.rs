@@ -5,7 +5,7 @@
 //! links. Killed at any moment, the next start finds the original in its place and begins again, or, when the copy
 //! was complete, finishes the exchange (see [`super::home`]).
 
-use super::check::{file_names, logs, read_manifest, table_path};
+use super::check::{self, file_names, logs, read_manifest, table_path};
 use super::guard::{Guard, Observer};
 use super::home::Home;
 use super::options::{CopyProgress, Options, SyncMode};
@@ -69,7 +69,8 @@ fn copy_records(
     options: &Options,
     observer: &Option<Rc<dyn Observer>>,
 ) -> Result<u64, TableError> {
-    let open = |dir, sync, create| Side::open(dir, options, Guard::new(sync, observer.clone()), create);
+    let sizes = options.for_copying().sized_for(check::table_bytes(from)?);
+    let open = |dir, sync, create| Side::open(dir, &sizes, Guard::new(sync, observer.clone()), create);
     fs::create_dir(to).map_err(|err| failed(to, err))?;
     let source = open(from, SyncMode::Always, false)?;
     let target = open(to, SyncMode::Never, true)?;

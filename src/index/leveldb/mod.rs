@@ -88,7 +88,7 @@ fn open_observed(
 }
 
 fn open_engine(dir: &Path, options: &Options, guard: &Rc<Guard>, create: bool) -> Result<DB, TableError> {
-    let engine = options.engine(guard.clone(), create);
+    let engine = options.sized_for(check::table_bytes(dir)?).engine(guard.clone(), create);
     let db = DB::open(dir, engine).map_err(|err| engine_error(guard, "open the index", err))?;
     guard.check()?;
     Ok(db)

@@ -44,7 +44,7 @@ fn without_sync_only_the_log_is_left_out() {
 #[test]
 fn acknowledged_writes_survive_a_power_cut_at_any_operation() {
     let mut random = Random::from_environment();
-    for operations in (0..600).step_by(7) {
+    for operations in 0..600 {
         let place = Place::new();
         let plug = Rc::new(Plug::new(place.join("attic"), operations));
         let mut acknowledged = 0;

@@ -144,7 +144,10 @@ fn a_copy_that_is_interrupted_anywhere_is_made_again() {
         let plug = Rc::new(Plug::new(place.join("attic"), operations));
         match open(&place.index(), observed(&plug)) {
             Ok(table) => break drop(table),
-            Err(_) => plug.cut(&mut random),
+            Err(err) => {
+                assert!(plug.is_pulled(), "{err}");
+                plug.cut(&mut random);
+            }
         }
         operations += 1 + operations / 6;
     }

@@ -100,7 +100,7 @@ fn bytes_of(dir: &Path) -> u64 {
     files(dir).iter().map(|path| fs::metadata(path).expect("there").len()).sum()
 }
 
-const GARBAGE_BYTES: usize = 4 << 20;
+const GARBAGE_BYTES: usize = 2 << 20;
 
 /// After the first iterator the engine's compactions keep every old version.
 #[test]
@@ -116,7 +116,7 @@ fn garbage_is_dropped_after_pages() {
             table.upkeep().expect("upkeep");
         }
     }
-    let roomy = Options { garbage_bytes: GARBAGE_BYTES, write_buffer_bytes: 256 << 10, ..Options::default() };
+    let roomy = Options { garbage_bytes: GARBAGE_BYTES, write_buffer_bytes: 64 << 10, ..Options::default() };
     let place = Place::new();
     let mut table = open(&place.index(), roomy).expect("opens");
     work(&mut table);
