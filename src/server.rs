@@ -118,12 +118,9 @@ fn open_index(config: &Config) -> Result<IndexServer, TableError> {
         warn!("--sync never: what is acknowledged may be lost with the machine's power");
     }
     let dir = config.db.clone();
-    let open = move || {
-        let mut options = leveldb::Options::default();
-        options.sync = sync;
-        options.copy_mark = Some(index::copy_mark());
-        leveldb::open(&dir, options)
-    };
+    let options =
+        leveldb::Options { sync, copy_mark: Some(index::copy_mark()), ..leveldb::Options::default() };
+    let open = move || leveldb::open(&dir, options);
     IndexServer::start(open, config.store.grace.as_micros() as u64)
 }
 

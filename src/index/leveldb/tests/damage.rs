@@ -2,10 +2,9 @@
 
 use super::bare::{bare, bare_with, into_tables};
 use super::support::{
-    Place, close, contents, files, files_named, fill, flip_bit, get, key, largest, missing, name, open_small,
-    put, small,
+    Place, close, contents, files, files_named, fill, flip_bit, get, key, largest, missing, name, open,
+    open_small, put, small,
 };
-use crate::index::leveldb::open;
 use crate::index::table::{Table, TableError};
 use std::fs::{self, OpenOptions};
 use std::path::Path;

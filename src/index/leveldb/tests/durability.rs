@@ -3,11 +3,11 @@
 use super::bare::bare;
 use super::power::Plug;
 use super::support::{
-    Faults, Place, Random, close, delete, files_named, fill, key, largest, missing, observed, open_small,
-    put, small,
+    Faults, Place, Random, close, delete, files_named, fill, key, largest, missing, observed, open,
+    open_small, put, small, watched,
 };
 use crate::index::leveldb::guard::Operation;
-use crate::index::leveldb::{Options, SyncMode, open};
+use crate::index::leveldb::{Options, SyncMode};
 use crate::index::table::{Table, TableError};
 use std::fs::OpenOptions;
 use std::io;
@@ -31,7 +31,7 @@ fn every_write_is_synced() {
 fn without_sync_only_the_log_is_left_out() {
     let place = Place::new();
     let faults = Rc::new(Faults::default());
-    let options = Options { sync: SyncMode::Never, ..observed(&faults) };
+    let options = watched(Options { sync: SyncMode::Never, ..small() }, &faults);
     let mut table = open(&place.index(), options).expect("opens");
     table.write(&[put(0)]).expect("writes");
     let before = faults.syncs.get();
@@ -44,12 +44,12 @@ fn without_sync_only_the_log_is_left_out() {
 #[test]
 fn acknowledged_writes_survive_a_power_cut_at_any_operation() {
     let mut random = Random::from_environment();
-    for operations in (0..600).step_by(7) {
+    for operations in 0..600 {
         let place = Place::new();
         let plug = Rc::new(Plug::new(place.join("attic"), operations));
         let mut acknowledged = 0;
         if let Ok(mut table) =
-            open(&place.index(), Options { write_buffer_bytes: 2 << 10, ..observed(&plug) })
+            open(&place.index(), watched(Options { write_buffer_bytes: 2 << 10, ..small() }, &plug))
         {
             while table.write(&[put(acknowledged)]).is_ok() {
                 acknowledged += 1;

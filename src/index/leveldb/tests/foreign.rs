@@ -4,10 +4,10 @@ use super::bare::{bare_with, into_tables};
 use super::power::Plug;
 use super::support::{
     Faults, Place, Random, all, close, contents, delete, files_named, fill, get, key, missing, observed,
-    open_small, put, small, value,
+    open, open_small, put, small, value,
 };
 use crate::index::leveldb::guard::Operation;
-use crate::index::leveldb::{CopyProgress, LevelTable, Options, open};
+use crate::index::leveldb::{CopyProgress, LevelTable, Options};
 use crate::index::table::{Change, Table, TableError};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -144,7 +144,10 @@ fn a_copy_that_is_interrupted_anywhere_is_made_again() {
         let plug = Rc::new(Plug::new(place.join("attic"), operations));
         match open(&place.index(), observed(&plug)) {
             Ok(table) => break drop(table),
-            Err(_) => plug.cut(&mut random),
+            Err(err) => {
+                assert!(plug.is_pulled(), "{err}");
+                plug.cut(&mut random);
+            }
         }
         operations += 1 + operations / 6;
     }

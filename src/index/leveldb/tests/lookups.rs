@@ -2,10 +2,11 @@
 
 use super::bare::{bare, bare_with, into_tables};
 use super::support::{
-    Place, all, close, delete, files, fill, get, key, missing, open_small, put, small, value, with_stack,
+    Place, all, close, delete, files, fill, get, key, missing, open, open_small, put, small, value,
+    with_stack,
 };
 use crate::index::leveldb::options::MOST_CACHED_BLOCKS;
-use crate::index::leveldb::{GARBAGE_BYTES, LONG_MANIFEST_BYTES, Options, SyncMode, open};
+use crate::index::leveldb::{LONG_MANIFEST_BYTES, Options, SyncMode};
 use crate::index::table::{Change, Table, TableError};
 use std::fs;
 use std::path::Path;
@@ -99,13 +100,15 @@ fn bytes_of(dir: &Path) -> u64 {
     files(dir).iter().map(|path| fs::metadata(path).expect("there").len()).sum()
 }
 
+const GARBAGE_BYTES: usize = 2 << 20;
+
 /// After the first iterator the engine's compactions keep every old version.
 #[test]
 fn garbage_is_dropped_after_pages() {
     fn work(table: &mut impl Table) {
         fill(table, (0..100).map(put)).expect("writes");
         table.page(std::ops::Bound::Unbounded, 1).expect("pages");
-        for _ in 0..2 * GARBAGE_BYTES / (1_000 * 1_000) {
+        for _ in 0..4 * GARBAGE_BYTES / (1_000 * 1_000) {
             let value = vec![7; 1_000];
             let changes =
                 (0..1_000).map(|number| Change::Put { key: key(number % 50), value: value.clone() });
@@ -113,15 +116,15 @@ fn garbage_is_dropped_after_pages() {
             table.upkeep().expect("upkeep");
         }
     }
-    let roomy = Options { write_buffer_bytes: 256 << 10, table_bytes: 1 << 20, ..Options::default() };
+    let roomy = Options { garbage_bytes: GARBAGE_BYTES, write_buffer_bytes: 64 << 10, ..Options::default() };
     let place = Place::new();
     let mut table = open(&place.index(), roomy).expect("opens");
     work(&mut table);
-    assert!(bytes_of(&place.index()) < GARBAGE_BYTES as u64 + (8 << 20), "{}", bytes_of(&place.index()));
+    assert!(bytes_of(&place.index()) < 3 * GARBAGE_BYTES as u64, "{}", bytes_of(&place.index()));
 
     let other = Place::new();
     work(&mut bare(&other.index()));
-    assert!(bytes_of(&other.index()) > 2 * GARBAGE_BYTES as u64 - (8 << 20), "the bare engine drops nothing");
+    assert!(bytes_of(&other.index()) > 3 * GARBAGE_BYTES as u64, "the bare engine drops nothing");
 }
 
 /// It only gets shorter when it is opened, and longer to replay with the square of its length.

@@ -65,6 +65,10 @@ impl Plug {
         self.left.set(left);
     }
 
+    pub(super) fn is_pulled(&self) -> bool {
+        self.left.get() == 0
+    }
+
     /// Nothing more happens, from now on.
     pub(super) fn pull(&self) {
         self.left.set(0);
