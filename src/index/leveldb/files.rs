@@ -90,7 +90,7 @@ impl Write for Writer {
             return Ok(());
         }
         if self.kind == Kind::Table {
-            self.guard.sync_later(&self.path, self.file.try_clone()?);
+            self.guard.sync_later(&self.path, self.file.try_clone()?)?;
         } else {
             self.guard.settle_directory(self.directory())?;
             self.guard.perform(Operation::Sync(&self.path), || self.file.sync_data())?;

@@ -148,9 +148,11 @@ impl Guard {
     }
 
     /// Begins to sync a table that is complete.
-    pub(super) fn sync_later(&self, path: &Path, file: File) {
-        let sync = std::thread::spawn(move || file.sync_data());
+    pub(super) fn sync_later(&self, path: &Path, file: File) -> io::Result<()> {
+        let sync = std::thread::Builder::new().spawn(move || file.sync_data());
+        let sync = sync.inspect_err(|err| self.stop(Operation::Sync(path), err))?;
         self.syncing.borrow_mut().push((path.to_owned(), sync));
+        Ok(())
     }
 
     /// Waits until the tables are durable.
