@@ -10,4 +10,5 @@ mod harness_itself;
 mod mkv_script;
 mod native_api;
 mod readme;
+mod volume_faults;
 mod volume_script;

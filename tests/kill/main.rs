@@ -81,12 +81,22 @@ fn write_until(clients: &mut [Client], kills: Kills, disturb: impl FnOnce()) {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let over = &over;
+        let end = SetAtEnd(over);
         let writers: Vec<_> = clients
             .iter_mut()
             .map(|client| scope.spawn(move || while !over.load(Ordering::Relaxed) && client.step(kills) {}))
             .collect();
         disturb();
-        over.store(true, Ordering::Relaxed);
+        drop(end);
         eventually("the writers end", || writers.iter().all(|writer| writer.is_finished()));
     });
+}
+
+/// Also when the disturber panics: the scope waits for the writers.
+struct SetAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

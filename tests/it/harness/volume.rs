@@ -85,7 +85,10 @@ impl VolumeBuilder {
         let own = TempDir::new();
         let dir = self.dir.unwrap_or_else(|| own.join("data"));
         let seen_at = self.seen_at.unwrap_or_else(|| dir.clone());
+        let listen = self.env.iter().find(|(name, _)| name == "LISTEN").map(|(_, value)| value);
+        let host = listen.and_then(|list| list.to_str()?.split(' ').next()).unwrap_or("127.0.0.1").to_owned();
         Volume {
+            host,
             own,
             served: dir,
             dir: seen_at,
@@ -106,6 +109,8 @@ pub struct Volume {
     served: PathBuf,
     /// The same as the test sees it: another path when the volume lives among [`Mounts`].
     dir: PathBuf,
+    /// Where it listens: the first address of `LISTEN`, or any.
+    host: String,
     env: Vec<(OsString, OsString)>,
     prefix: Vec<String>,
     port: PortLease,
@@ -127,7 +132,7 @@ impl Volume {
 
     /// `127.0.0.1:PORT`, to be given as a volume. The same after every restart.
     pub fn addr(&self) -> String {
-        format!("127.0.0.1:{}", self.port.port())
+        format!("{}:{}", self.host, self.port.port())
     }
 
     pub fn port(&self) -> u16 {
