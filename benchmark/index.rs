@@ -127,9 +127,7 @@ pub(crate) async fn write_one(index: Index, key: String) {
 fn bare_commits(dir: &Path, time: Duration) -> Outcome<f64> {
     let dir = dir.to_owned();
     Ok(in_owner(move || {
-        let mut options = Options::default();
-        options.sync = SyncMode::Always;
-        let mut table = open(&dir, options)?;
+        let mut table = open(&dir, Options { sync: SyncMode::Always, ..Options::default() })?;
         let (begun, mut count) = (Instant::now(), 0);
         while begun.elapsed() < time {
             let put = |number| Change::Put { key: key(number).into_bytes(), value: vec![b'x'; 100] };

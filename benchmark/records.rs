@@ -58,9 +58,7 @@ fn fill(dir: &Path, records: u64) -> Outcome<Vec<Duration>> {
     eprintln!("bench:   filling an index with {records} records");
     let dir = dir.to_owned();
     Ok(in_owner(move || {
-        let mut options = Options::default();
-        options.sync = SyncMode::Never;
-        let mut table = open(&dir, options)?;
+        let mut table = open(&dir, Options { sync: SyncMode::Never, ..Options::default() })?;
         let mut waits = Vec::new();
         for start in (0..records).step_by(FILL_BATCH as usize) {
             let batch: Vec<Change> = (start..records.min(start + FILL_BATCH)).map(put).collect();
