@@ -30,79 +30,97 @@ pub struct Arguments {
     pub dir: PathBuf,
 
     /// Path to the index (LevelDB)
-    #[structopt(long, env = "MKV_DB", default_value = "")]
-    pub db: String,
+    #[structopt(long, env = "MKV_DB", hide_env_values = true, value_name = "DIR")]
+    pub db: Option<String>,
 
     /// Volumes to use for storage, comma separated: host:port or host:port/path
-    #[structopt(long, env = "MKV_VOLUMES", default_value = "")]
-    pub volumes: String,
+    #[structopt(long, env = "MKV_VOLUMES", hide_env_values = true, value_name = "LIST")]
+    pub volumes: Option<String>,
 
     /// Port for the server to listen on
-    #[structopt(long, env = "MKV_PORT", default_value = "3000")]
+    #[structopt(long, env = "MKV_PORT", hide_env_values = true, value_name = "PORT", default_value = "3000")]
     pub port: u16,
 
     /// Address to listen on instead of all, IPv4 and IPv6
-    #[structopt(long, env = "MKV_LISTEN")]
+    #[structopt(long, env = "MKV_LISTEN", hide_env_values = true, value_name = "ADDR")]
     pub listen: Option<IpAddr>,
 
     /// Amount of replicas to make of the data
-    #[structopt(long, env = "MKV_REPLICAS", default_value = "3")]
+    #[structopt(long, env = "MKV_REPLICAS", hide_env_values = true, value_name = "N", default_value = "3")]
     pub replicas: usize,
 
     /// Amount of subvolumes, disks per machine
-    #[structopt(long, env = "MKV_SUBVOLUMES", default_value = "10")]
+    #[structopt(
+        long,
+        env = "MKV_SUBVOLUMES",
+        hide_env_values = true,
+        value_name = "N",
+        default_value = "10"
+    )]
     pub subvolumes: u32,
 
     /// Fallback server for missing keys: a host
-    #[structopt(long, env = "MKV_FALLBACK", default_value = "")]
-    pub fallback: String,
+    #[structopt(long, env = "MKV_FALLBACK", hide_env_values = true, value_name = "HOST")]
+    pub fallback: Option<String>,
 
     /// Force UNLINK before DELETE
-    #[structopt(long, env = "MKV_PROTECT", default_value = "false", parse(try_from_str = go_bool))]
+    #[structopt(long, env = "MKV_PROTECT", hide_env_values = true, value_name = "BOOL", default_value = "false", parse(try_from_str = go_bool))]
     pub protect: bool,
 
     /// Calculate and store the MD5 checksum of values
-    #[structopt(long, env = "MKV_MD5SUM", default_value = "true", parse(try_from_str = go_bool))]
+    #[structopt(long, env = "MKV_MD5SUM", hide_env_values = true, value_name = "BOOL", default_value = "true", parse(try_from_str = go_bool))]
     pub md5sum: bool,
 
     /// Ask clients for credentials, which the volumes' htpasswd checks
-    #[structopt(long, env = "MKV_BASICAUTH", default_value = "false", parse(try_from_str = go_bool))]
+    #[structopt(long, env = "MKV_BASICAUTH", hide_env_values = true, value_name = "BOOL", default_value = "false", parse(try_from_str = go_bool))]
     pub basicauth: bool,
 
     /// Credentials for the server's own requests to volumes, user:password (better given as MKV_USERPASS)
-    #[structopt(long, env = "MKV_USERPASS", default_value = "", hide_env_values = true)]
-    pub userpass: String,
+    #[structopt(long, env = "MKV_USERPASS", hide_env_values = true, value_name = "USER:PASSWORD")]
+    pub userpass: Option<String>,
 
     /// How long a volume may take to answer a question, as 500ms or 1.5s; ten times as long for a write
-    #[structopt(long, env = "MKV_VOLTIMEOUT", default_value = "1s", parse(try_from_str = go_duration))]
+    #[structopt(long, env = "MKV_VOLTIMEOUT", hide_env_values = true, value_name = "TIME", default_value = "1s", parse(try_from_str = go_duration))]
     pub voltimeout: Duration,
 
     /// How long a client may send nothing of a body that it announced
-    #[structopt(long, env = "MKV_BODYTIMEOUT", default_value = "30s", parse(try_from_str = go_duration))]
+    #[structopt(long, env = "MKV_BODYTIMEOUT", hide_env_values = true, value_name = "TIME", default_value = "30s", parse(try_from_str = go_duration))]
     pub bodytimeout: Duration,
 
     /// How long an overwritten version stays, and how long a volume may take to carry out an abandoned request
-    #[structopt(long, env = "MKV_GRACE", default_value = "60s", parse(try_from_str = go_duration))]
+    #[structopt(long, env = "MKV_GRACE", hide_env_values = true, value_name = "TIME", default_value = "60s", parse(try_from_str = go_duration))]
     pub grace: Duration,
 
     /// What a GET makes sure of before it redirects: file (the volume has it) or health (the volume is up)
-    #[structopt(long, env = "MKV_CHECK", default_value = "file")]
+    #[structopt(
+        long,
+        env = "MKV_CHECK",
+        hide_env_values = true,
+        value_name = "WHAT",
+        default_value = "file"
+    )]
     pub check: Check,
 
     /// How clients reach volumes, where that differs: internal=public, comma separated
-    #[structopt(long, env = "MKV_ADVERTISE", default_value = "")]
-    pub advertise: String,
+    #[structopt(long, env = "MKV_ADVERTISE", hide_env_values = true, value_name = "LIST")]
+    pub advertise: Option<String>,
 
     /// Take over volumes that belong to another cluster
-    #[structopt(long, env = "MKV_ADOPT", default_value = "false", parse(try_from_str = go_bool))]
+    #[structopt(long, env = "MKV_ADOPT", hide_env_values = true, value_name = "BOOL", default_value = "false", parse(try_from_str = go_bool))]
     pub adopt: bool,
 
     /// When a write is durable in the index: always, or never (for comparisons only: a power cut loses writes)
-    #[structopt(long, env = "MKV_SYNC", default_value = "always")]
+    #[structopt(
+        long,
+        env = "MKV_SYNC",
+        hide_env_values = true,
+        value_name = "WHEN",
+        default_value = "always"
+    )]
     pub sync: Sync,
 
     /// Log every request
-    #[structopt(short = "v", long = "v", env = "MKV_V", default_value = "false", parse(try_from_str = go_bool))]
+    #[structopt(short = "v", long = "v", env = "MKV_V", hide_env_values = true, value_name = "BOOL", default_value = "false", parse(try_from_str = go_bool))]
     pub verbose: bool,
 }
 
@@ -210,7 +228,7 @@ mod tests {
         ] {
             let arguments = parse(line);
             assert_eq!(arguments.command, Some(Command::Server));
-            assert_eq!((arguments.volumes.as_str(), arguments.replicas), ("a:1,b:1", 2));
+            assert_eq!((arguments.volumes.as_deref(), arguments.replicas), (Some("a:1,b:1"), 2));
             assert!(arguments.protect && arguments.verbose && !arguments.md5sum, "{line}");
         }
     }

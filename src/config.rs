@@ -78,17 +78,15 @@ const MAX_SUBVOLUMES: u32 = 256;
 impl Config {
     /// Checks `arguments`.
     pub fn new(arguments: &Arguments) -> Result<Config, ConfigError> {
-        if arguments.db.is_empty() {
-            return Err(ConfigError::NoDb);
-        }
+        let db = given(&arguments.db).ok_or(ConfigError::NoDb)?;
         Ok(Config {
-            db: PathBuf::from(&arguments.db),
+            db: PathBuf::from(db),
             sync: arguments.sync,
             listen: arguments.listen,
             port: arguments.port,
             placer: placer(arguments)?,
             voltimeout: arguments.voltimeout,
-            userpass: userpass(&arguments.userpass)?,
+            userpass: userpass(given(&arguments.userpass))?,
             adopt: arguments.adopt,
             store: StoreOptions {
                 md5sum: arguments.md5sum,
@@ -97,9 +95,9 @@ impl Config {
                 grace: arguments.grace,
             },
             api: ApiOptions {
-                fallback: fallback(&arguments.fallback)?,
+                fallback: fallback(given(&arguments.fallback))?,
                 basicauth: arguments.basicauth,
-                advertise: advertise(&arguments.advertise)?,
+                advertise: advertise(given(&arguments.advertise).unwrap_or(""))?,
                 body: BodyLimits { no_progress: arguments.bodytimeout },
             },
         })
@@ -107,7 +105,7 @@ impl Config {
 }
 
 fn placer(arguments: &Arguments) -> Result<Placer, ConfigError> {
-    let names = arguments.volumes.split(',').filter(|_| !arguments.volumes.is_empty());
+    let names = given(&arguments.volumes).into_iter().flat_map(|list| list.split(','));
     let volumes: Vec<Volume> = names.map(str::parse).collect::<Result<_, _>>()?;
     let mut seen = BTreeSet::new();
     if let Some(twice) = volumes.iter().find(|volume| !seen.insert(volume.as_str())) {
@@ -126,23 +124,23 @@ fn placer(arguments: &Arguments) -> Result<Placer, ConfigError> {
     Ok(Placer::new(volumes, replicas, arguments.subvolumes))
 }
 
-fn userpass(text: &str) -> Result<Option<String>, ConfigError> {
+/// An empty value means the same as none, as in the Go original.
+fn given(value: &Option<String>) -> Option<&str> {
+    value.as_deref().filter(|text| !text.is_empty())
+}
+
+fn userpass(text: Option<&str>) -> Result<Option<String>, ConfigError> {
     match text {
-        "" => Ok(None),
-        text if text.contains(':') => Ok(Some(text.into())),
-        _ => Err(ConfigError::Userpass),
+        Some(text) if !text.contains(':') => Err(ConfigError::Userpass),
+        text => Ok(text.map(str::to_owned)),
     }
 }
 
-fn fallback(text: &str) -> Result<Option<String>, ConfigError> {
-    match text {
-        "" => Ok(None),
-        // A fallback is an address just as a volume is.
-        text => match text.parse::<Volume>() {
-            Ok(_) => Ok(Some(text.into())),
-            Err(_) => Err(ConfigError::Fallback(text.into())),
-        },
-    }
+/// A fallback is an address just as a volume is.
+fn fallback(text: Option<&str>) -> Result<Option<String>, ConfigError> {
+    let Some(text) = text else { return Ok(None) };
+    let host = text.parse::<Volume>().map_err(|_| ConfigError::Fallback(text.into()))?;
+    Ok(Some(host.to_string()))
 }
 
 fn advertise(text: &str) -> Result<BTreeMap<String, String>, ConfigError> {

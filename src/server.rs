@@ -3,11 +3,10 @@
 use crate::api::{self, Api, ApiOptions, LastAccepted};
 use crate::cli::Sync;
 use crate::config::Config;
-use crate::index::leveldb;
 use crate::index::table::TableError;
-use crate::index::{IndexError, IndexSender, IndexServer};
+use crate::index::{self, IndexError, IndexSender, IndexServer, leveldb};
 use crate::model::{Placer, Volume};
-use crate::store::{Store, StoreOptions, settle_forever};
+use crate::store::{Store, StoreOptions, note_tombstones, settle_forever};
 use crate::volume::{self, ClusterId, Health, ProbeOutcome, Timeouts, VolumeClient};
 use actix_rt::signal::unix::{Signal, SignalKind, signal};
 use actix_web::{App, HttpServer};
@@ -119,11 +118,9 @@ fn open_index(config: &Config) -> Result<IndexServer, TableError> {
         warn!("--sync never: what is acknowledged may be lost with the machine's power");
     }
     let dir = config.db.clone();
-    let open = move || {
-        let mut options = leveldb::Options::default();
-        options.sync = sync;
-        leveldb::open(&dir, options)
-    };
+    let options =
+        leveldb::Options { sync, copy_mark: Some(index::copy_mark()), ..leveldb::Options::default() };
+    let open = move || leveldb::open(&dir, options);
     IndexServer::start(open, config.store.grace.as_micros() as u64)
 }
 
@@ -196,6 +193,7 @@ fn work_in_background(parts: &Parts, cluster: ClusterId, adopt: bool) {
         let own = parts.userpass.is_some() || !parts.api.basicauth;
         let accepted = Arc::clone(&parts.last_accepted);
         let userpass = move || if own { None } else { accepted.get() };
+        actix_rt::spawn(note_tombstones(parts.store(), userpass.clone()));
         actix_rt::spawn(settle_forever(parts.store(), userpass));
     });
 }

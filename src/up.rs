@@ -75,12 +75,8 @@ pub fn run(arguments: &Arguments) -> Result<(), UpError> {
     let ports = (1..=VOLUMES).map(|number| arguments.port + number);
     let names: Vec<String> = ports.clone().map(|port| format!("localhost:{port}")).collect();
     let mut arguments = arguments.clone();
-    if arguments.db.is_empty() {
-        arguments.db = dir.join("indexdb").to_string_lossy().into_owned();
-    }
-    if arguments.volumes.is_empty() {
-        arguments.volumes = names.join(",");
-    }
+    arguments.db.get_or_insert_with(|| dir.join("indexdb").to_string_lossy().into_owned());
+    arguments.volumes.get_or_insert_with(|| names.join(","));
     let config = Config::new(&arguments)?;
     let script = find_script()?;
     let mut volumes = Volumes(Vec::new());

@@ -12,6 +12,7 @@ use super::slots::{RESERVED_PREFIX, Slots, parse_slot_key, slot_key};
 use super::table::{self, Table, TableError};
 use crate::model::{File, Intent, Key, PlacedFile, Record, State, folded_path};
 use log::info;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Bound;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot};
@@ -29,6 +30,9 @@ const PAGE_ENTRIES: usize = 1000;
 const PAGE_ENTRIES_LEAST: usize = 64;
 
 const CLUSTER_KEY: &str = "!mkv/cluster";
+/// There while the tombstones of a copied index have no sidecars yet.
+pub(super) const UNNOTED_KEY: &str = "!mkv/unnoted";
+
 const FORMAT_KEY: &str = "!mkv/format";
 /// The version of what stands below [`RESERVED_PREFIX`].
 const FORMAT_VERSION: &[u8] = b"1";
@@ -39,6 +43,10 @@ pub(super) struct Actor<T> {
     /// Reservations report their end through it. Weak, so that the mailbox closes when the last handle is gone.
     sender: mpsc::WeakSender<Message>,
     slots: Slots,
+    /// Writers that wait for the background to let go of their key.
+    parked: HashMap<Key, Vec<Message>>,
+    /// Messages of those whose key has come free.
+    again: VecDeque<Message>,
     cluster: String,
     last_time_us: u64,
     grace_us: u64,
@@ -55,7 +63,7 @@ struct Batch {
 
 enum After {
     Reserved(Held, oneshot::Sender<Reserved>),
-    Extended(oneshot::Sender<()>),
+    Done(oneshot::Sender<()>),
     Ended { slot: u32, waits_until: Option<u64>, reply: oneshot::Sender<()> },
 }
 
@@ -72,7 +80,17 @@ impl<T: Table> Actor<T> {
         if slots.unsettled() > 0 {
             info!("found {} writes that were cut off or removals that are not done", slots.unsettled());
         }
-        Ok(Actor { table, mailbox, sender, slots, cluster, last_time_us: 0, grace_us })
+        Ok(Actor {
+            table,
+            mailbox,
+            sender,
+            slots,
+            parked: HashMap::new(),
+            again: VecDeque::new(),
+            cluster,
+            last_time_us: 0,
+            grace_us,
+        })
     }
 
     /// Works until it is told to close, or the table fails.
@@ -92,7 +110,7 @@ impl<T: Table> Actor<T> {
     /// The next message; while there is none, the table gets on with its upkeep.
     fn next(&mut self) -> Result<Option<Message>, TableError> {
         loop {
-            match self.mailbox.try_recv() {
+            match self.waiting() {
                 Ok(message) => return Ok(Some(message)),
                 Err(mpsc::error::TryRecvError::Disconnected) => return Ok(None),
                 Err(mpsc::error::TryRecvError::Empty) => {
@@ -110,10 +128,24 @@ impl<T: Table> Actor<T> {
         while let Some(message) = next.take() {
             self.handle(message, batch)?;
             if !batch.close && batch.changes.len() < BATCH_CHANGES && started.elapsed() < COLLECT_FOR {
-                next = self.mailbox.try_recv().ok();
+                next = self.waiting().ok();
             }
         }
         Ok(())
+    }
+
+    fn waiting(&mut self) -> Result<Message, mpsc::error::TryRecvError> {
+        self.again.pop_front().map_or_else(|| self.mailbox.try_recv(), Ok)
+    }
+
+    /// Lets go of a held key; its intent waits until `due_us`, or is forgotten. Who was parked tries again.
+    fn free(&mut self, slot: u32, due_us: Option<u64>) {
+        let key = self.slots.intent(slot).map(|intent| intent.key.clone());
+        match due_us {
+            Some(due_us) => self.slots.let_go(slot, due_us),
+            None => drop(self.slots.clear(slot)),
+        }
+        self.again.extend(key.and_then(|key| self.parked.remove(&key)).into_iter().flatten());
     }
 
     fn handle(&mut self, message: Message, batch: &mut Batch) -> Result<(), TableError> {
@@ -127,7 +159,7 @@ impl<T: Table> Actor<T> {
             Message::End { slot, change, left, not_before_us, reply } => {
                 self.end(slot, change, left, not_before_us, batch, reply);
             }
-            Message::Abandon { slot } => self.slots.let_go(slot, now_us() + self.grace_us),
+            Message::Abandon { slot } => self.free(slot, Some(now_us() + self.grace_us)),
             Message::Claim { slot, reply } => {
                 if let Err(Ok(Some(reservation))) = reply.send(self.claim(slot)?) {
                     self.take_back(reservation);
@@ -139,6 +171,11 @@ impl<T: Table> Actor<T> {
             }
             Message::Unsettled { reply } => drop(reply.send(self.slots.unsettled())),
             Message::List { request, reply } => drop(reply.send(self.list(&request)?)),
+            Message::Unnoted { reply } => drop(reply.send(self.is_unnoted()?)),
+            Message::Noted { reply } => {
+                batch.changes.push(table::Change::Delete { key: UNNOTED_KEY.into() });
+                batch.after.push(After::Done(reply));
+            }
             Message::ClusterId { reply } => drop(reply.send(self.cluster.clone())),
             Message::Close => batch.close = true,
         }
@@ -158,12 +195,9 @@ impl<T: Table> Actor<T> {
                         self.take_back(reservation);
                     }
                 }
-                After::Extended(reply) => drop(reply.send(())),
+                After::Done(reply) => drop(reply.send(())),
                 After::Ended { slot, waits_until, reply } => {
-                    match waits_until {
-                        Some(due_us) => self.slots.let_go(slot, due_us),
-                        None => drop(self.slots.clear(slot)),
-                    }
+                    self.free(slot, waits_until);
                     let _ = reply.send(());
                 }
             }
@@ -178,6 +212,10 @@ impl<T: Table> Actor<T> {
         reply: oneshot::Sender<Reserved>,
         batch: &mut Batch,
     ) -> Result<(), TableError> {
+        if self.slots.is_claimed(&key) {
+            self.parked.entry(key.clone()).or_default().push(Message::Reserve { key, verb, reply });
+            return Ok(());
+        }
         if self.slots.is_held(&key) {
             let _ = reply.send(Err(IndexError::Busy { key }));
             return Ok(());
@@ -252,7 +290,7 @@ impl<T: Table> Actor<T> {
         let Some(intent) = self.slots.intent_mut(slot) else { return };
         intent.files = files;
         batch.changes.push(table::Change::Put { key: slot_key(slot), value: intent.to_value() });
-        batch.after.push(After::Extended(reply));
+        batch.after.push(After::Done(reply));
     }
 
     fn end(
@@ -296,13 +334,17 @@ impl<T: Table> Actor<T> {
 
     /// The caller was gone before it got its reservation.
     fn take_back(&mut self, reservation: Reservation) {
-        self.slots.let_go(reservation.disarm(), now_us());
+        self.free(reservation.disarm(), Some(now_us()));
     }
 
     fn record(&mut self, key: &Key) -> Result<Result<Option<Record>, IndexError>, TableError> {
         let value = self.table.get_many(&[key.as_bytes()])?.pop().flatten();
         let record = value.map(|value| Record::parse(&value)).transpose();
         Ok(record.map_err(|source| IndexError::Record { key: key.clone(), source }))
+    }
+
+    fn is_unnoted(&mut self) -> Result<bool, TableError> {
+        Ok(self.table.get_many(&[UNNOTED_KEY.as_bytes()])?.pop().flatten().is_some())
     }
 
     fn list(&mut self, request: &PageRequest) -> Result<Result<Page, IndexError>, TableError> {
@@ -349,10 +391,12 @@ fn refusal(key: &Key, verb: &Verb, record: Option<&Record>, leftovers: bool) -> 
     match (verb, record.map(|record| record.state)) {
         (Verb::Put(_), Some(State::Live)) => Some(IndexError::Exists { key }),
         (Verb::Put(_), _) | (Verb::Replace(_), _) => None,
-        (Verb::Unlink, Some(State::Live)) | (Verb::Relink, Some(State::Unlinked)) => None,
+        (Verb::Unlink, Some(State::Live)) | (Verb::Relink | Verb::Note, Some(State::Unlinked)) => None,
         (Verb::Remove { .. }, None) if leftovers => None,
-        (Verb::Unlink | Verb::Relink | Verb::Remove { .. }, None) => Some(IndexError::NotFound { key }),
-        (Verb::Unlink, Some(State::Unlinked)) | (Verb::Relink, Some(State::Live)) => {
+        (Verb::Unlink | Verb::Relink | Verb::Note | Verb::Remove { .. }, None) => {
+            Some(IndexError::NotFound { key })
+        }
+        (Verb::Unlink, Some(State::Unlinked)) | (Verb::Relink | Verb::Note, Some(State::Live)) => {
             Some(IndexError::NotFound { key })
         }
         (Verb::Remove { protect: true }, Some(State::Live)) => Some(IndexError::Protected { key }),
@@ -369,7 +413,7 @@ fn files_of(key: &Key, verb: &Verb, record: Option<&Record>, generation_us: Opti
             kinds.extend(generation_us.map(|_| File::Sidecar));
             files_at(places, &kinds)
         }
-        Verb::Unlink | Verb::Relink => files_at(replicas, &[File::Sidecar]),
+        Verb::Unlink | Verb::Relink | Verb::Note => files_at(replicas, &[File::Sidecar]),
         Verb::Remove { .. } => record.map_or_else(Vec::new, |record| files_of_record(key, record)),
     }
 }

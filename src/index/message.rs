@@ -16,6 +16,8 @@ pub enum Verb {
     Unlink,
     /// Turn a tombstone into a live record.
     Relink,
+    /// Write the sidecars of a tombstone that has none yet.
+    Note,
     /// Forget the record at once, and have all files removed, also those that earlier writes have left.
     Remove {
         /// Refuse to remove a live blob.
@@ -112,6 +114,14 @@ pub(super) enum Message {
     List {
         request: PageRequest,
         reply: Reply<Result<Page, IndexError>>,
+    },
+    /// Whether tombstones have to be noted, because another program wrote this index.
+    Unnoted {
+        reply: Reply<bool>,
+    },
+    /// All tombstones are noted.
+    Noted {
+        reply: Reply<()>,
     },
     ClusterId {
         reply: Reply<String>,

@@ -11,6 +11,8 @@ mod message;
 mod reservation;
 mod slots;
 pub mod table;
+#[cfg(test)]
+mod tests;
 
 use crate::model::{File, Intent, Key, PlacedFile, Record, RecordError, Replica};
 pub use actor::{files_of_record, now_us};
@@ -192,6 +194,16 @@ impl Index {
         self.ask(|reply| Message::List { request, reply }).await?
     }
 
+    /// Whether another program wrote this index, so that its tombstones have no sidecars.
+    pub async fn is_unnoted(&self) -> Result<bool, IndexError> {
+        self.ask(|reply| Message::Unnoted { reply }).await
+    }
+
+    /// Remembers that all tombstones have sidecars now.
+    pub async fn noted(&self) -> Result<(), IndexError> {
+        self.ask(|reply| Message::Noted { reply }).await
+    }
+
     /// The id of the cluster, made when the index was.
     pub async fn cluster_id(&self) -> Result<String, IndexError> {
         self.ask(|reply| Message::ClusterId { reply }).await
@@ -206,6 +218,11 @@ impl Index {
         self.send(message(reply)).await?;
         answer.await.map_err(|_| IndexError::Stopped)
     }
+}
+
+/// The entry that marks an index as copied from another program's; see [`Index::is_unnoted`].
+pub fn copy_mark() -> table::Entry {
+    (actor::UNNOTED_KEY.into(), b"1".to_vec())
 }
 
 /// Each of `kinds` at each of `replicas`.

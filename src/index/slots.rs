@@ -4,7 +4,7 @@
 //! tombstone in the engine. A slot is either free, held by a writer, or waiting to be settled.
 
 use crate::model::{Intent, Key};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// All entries that are not keys of blobs begin with this; keys begin with `/`, which sorts behind.
 pub(super) const RESERVED_PREFIX: &str = "!mkv/";
@@ -32,6 +32,8 @@ pub(super) struct Slots {
     by_key: HashMap<Key, Vec<u32>>,
     /// The slot whose writer holds the key.
     held: HashMap<Key, u32>,
+    /// Slots that are held to be settled.
+    claimed: HashSet<u32>,
     free: BTreeSet<u32>,
     /// Waiting intents by the time (µs since 1970) at which they are due.
     due: BTreeSet<(u64, u32)>,
@@ -59,6 +61,11 @@ impl Slots {
 
     pub(super) fn is_held(&self, key: &Key) -> bool {
         self.held.contains_key(key)
+    }
+
+    /// Whether the key is held by the background, which is done soon, and not by another writer.
+    pub(super) fn is_claimed(&self, key: &Key) -> bool {
+        self.held.get(key).is_some_and(|slot| self.claimed.contains(slot))
     }
 
     /// Whether anything may lie on a volume that the record of `key` doesn't name.
@@ -111,6 +118,7 @@ impl Slots {
             return None;
         }
         self.held.insert(intent.key.clone(), slot);
+        self.claimed.insert(slot);
         self.due_of.remove(&slot);
         self.due.remove(&(due_us, slot));
         Some(intent.clone())
@@ -128,6 +136,7 @@ impl Slots {
     pub(super) fn let_go(&mut self, slot: u32, due_us: u64) {
         if let Some(intent) = self.intents.get(&slot) {
             self.held.remove(&intent.key);
+            self.claimed.remove(&slot);
             self.wait_until(slot, due_us);
         }
     }
@@ -135,6 +144,7 @@ impl Slots {
     /// Forgets an intent, waiting or held, and lets go of the key in the latter case.
     pub(super) fn clear(&mut self, slot: u32) -> Option<Intent> {
         let intent = self.intents.remove(&slot)?;
+        self.claimed.remove(&slot);
         match self.due_of.remove(&slot) {
             Some(due_us) => drop(self.due.remove(&(due_us, slot))),
             None => drop(self.held.remove(&intent.key)),

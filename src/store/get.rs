@@ -79,7 +79,9 @@ impl Store {
         candidates.rotate_left(turn);
         let health = self.volumes.health();
         candidates.sort_by_key(|candidate| !health.is_up(&candidate.replica));
-        if self.options.check == Check::Health && health.is_up(&candidates[0].replica) {
+        // Where the Go original may have stored it elsewhere, only the volume knows.
+        let is_known = candidates[0].paths.len() == 1 && health.is_up(&candidates[0].replica);
+        if self.options.check == Check::Health && is_known {
             let first = candidates.swap_remove(0);
             return Ok(first.paths.into_iter().next().map(|path| (first.replica, path)));
         }

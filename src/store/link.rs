@@ -33,7 +33,7 @@ impl Store {
         Err(err)
     }
 
-    async fn change_state(
+    pub(super) async fn change_state(
         &self,
         reservation: Reservation,
         record: Record,

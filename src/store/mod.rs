@@ -9,6 +9,7 @@ mod error;
 mod get;
 mod link;
 mod list;
+mod note;
 mod put;
 mod remove;
 mod settle;
@@ -18,6 +19,7 @@ pub use body::{BodyError, BodyLimits};
 pub use error::StoreError;
 pub use get::{Check, Found};
 pub use list::{LIST_MAX_KEYS, ListRequest};
+pub use note::run as note_tombstones;
 pub use put::{PutRequest, Stored};
 pub use settle::run as settle_forever;
 

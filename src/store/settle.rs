@@ -6,7 +6,7 @@
 
 use super::sidecars::{describe, tombstone};
 use super::{Store, StoreError};
-use crate::index::{Ending, Reservation, now_us};
+use crate::index::{Ending, IndexError, Reservation, now_us};
 use crate::model::{File, Intent, PlacedFile, Record, path_of};
 use crate::volume::VolumeError;
 use futures_util::StreamExt;
@@ -35,6 +35,7 @@ pub async fn run(store: Store, userpass: impl Fn() -> Option<String>) {
         match store.settle_due().await {
             Ok(true) => {}
             Ok(false) => actix_rt::time::sleep(LOOK_EVERY).await,
+            Err(StoreError::Index(IndexError::Stopped)) => return,
             Err(err) => {
                 error!("settling what earlier writes left: {err}");
                 actix_rt::time::sleep(LOOK_EVERY).await;

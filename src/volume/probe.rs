@@ -6,7 +6,7 @@
 use super::health::{Entry, VolumeState};
 use super::{VolumeClient, VolumeError};
 use crate::model::{CLUSTER_PATH, Replica, Volume};
-use actix_rt::time::{sleep, timeout};
+use actix_rt::time::{Instant, sleep_until, timeout};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use std::fmt;
@@ -22,6 +22,10 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The shortest time between two probes of a volume, however many calls fail in it.
 const PROBE_PAUSE: Duration = Duration::from_millis(100);
+
+/// The volumes are probed in so many groups, spread over the interval: forty volumes are no burst once a second, and
+/// the thread wakes a few times a second, not forty.
+const PROBE_GROUPS: u32 = 4;
 
 /// Probes under way at the same time: enough that a few hung volumes delay no others, few enough to be no burst.
 const MAX_PROBES: usize = 32;
@@ -101,17 +105,15 @@ impl fmt::Display for ClusterId {
 pub async fn watch(client: VolumeClient, cluster: ClusterId, adopt: bool) {
     let health = client.health().clone();
     let slots = Semaphore::new(MAX_PROBES);
-    let count = u32::try_from(health.entries().len()).unwrap_or(u32::MAX).max(1);
     let watches = health.entries().iter().zip(0..).map(|(entry, index)| {
-        // Spread over the interval, so that forty volumes are no burst once a second.
-        let offset = PROBE_INTERVAL * index / count;
+        let offset = PROBE_INTERVAL * (index % PROBE_GROUPS) / PROBE_GROUPS;
         watch_one(&client, entry, &cluster, adopt, &slots, offset)
     });
     join_all(watches).await;
 }
 
 /// Probes every volume once, in the order of the client's [`Health`](super::Health), and remembers what it found there.
-/// Takes two connect or answer timeouts at most, for each [`MAX_PROBES`] volumes.
+/// Takes about two timeouts at most for every 32 volumes.
 pub async fn probe_all_once(
     client: &VolumeClient,
     cluster: &ClusterId,
@@ -136,9 +138,11 @@ async fn watch_one(
 ) {
     let _ = timeout(offset, entry.wake.notified()).await;
     loop {
+        let begun = Instant::now();
         probe(client, entry, cluster, adopt, slots).await;
-        sleep(PROBE_PAUSE).await;
-        let _ = timeout(PROBE_INTERVAL - PROBE_PAUSE, entry.wake.notified()).await;
+        if timeout(PROBE_INTERVAL, entry.wake.notified()).await.is_ok() {
+            sleep_until(begun + PROBE_PAUSE).await;
+        }
     }
 }
 

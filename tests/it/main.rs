@@ -5,10 +5,12 @@
 #![allow(unreachable_pub)]
 
 mod bad_input;
+mod go_cluster;
 mod harness;
 mod harness_itself;
 mod mkv_script;
 mod native_api;
+mod readme;
 mod server_faults;
 mod volume_faults;
 mod volume_script;

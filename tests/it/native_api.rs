@@ -102,7 +102,6 @@ fn keys_of_every_kind_are_stored_read_listed_and_deleted() {
         "/a",
         "/a/",
         "/a+b",
-        "/a%2Bb",
         "/%3F",
         "/a%3F%3F",
         "/%D0%BF",
@@ -340,4 +339,29 @@ fn requests_are_logged_when_asked_for_and_escaped() {
     let log = cluster.master.log();
     let line = log.lines().find(|line| line.contains("PUT /a%0Ab%1B")).expect("the request is logged");
     assert!(line.contains("201") && line.contains(" ms") && line.contains("5 bytes"), "{line}");
+}
+
+#[test]
+fn the_command_line_helps_and_refuses() {
+    let run = |words: &[&str]| {
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_mkv")).args(words).output().expect("it runs");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    };
+    for words in [&[][..], &["--help"], &["-h"]] {
+        let (code, said) = run(words);
+        assert_eq!(code, Some(0), "{said}");
+        let flags =
+            "basicauth db fallback port protect replicas subvolumes userpass volumes v md5sum voltimeout";
+        for flag in flags.split(' ') {
+            assert!(said.contains(&format!("--{flag} ")), "{flag} is missing in {said}");
+        }
+    }
+    for words in
+        [&["fly"][..], &["-nosuch", "server"], &["server"], &["-db", "x", "-replicas", "-1", "server"]]
+    {
+        let (code, said) = run(words);
+        assert_eq!(code, Some(2), "{words:?}: {said}");
+    }
 }

@@ -46,6 +46,15 @@ pub(super) fn file_names(dir: &Path) -> Result<Vec<String>, TableError> {
     entries.map(name).collect::<io::Result<_>>().map_err(|err| failed(dir, err))
 }
 
+/// The size of all tables together.
+pub(super) fn table_bytes(dir: &Path) -> Result<usize, TableError> {
+    let tables =
+        file_names(dir)?.into_iter().map(|name| dir.join(name)).filter(|path| Kind::of(path) == Kind::Table);
+    let size =
+        |path: PathBuf| fs::metadata(&path).map(|meta| meta.len() as usize).map_err(|err| failed(&path, err));
+    tables.map(size).sum()
+}
+
 /// Reads the MANIFEST that CURRENT names.
 pub(super) fn read_manifest(dir: &Path) -> Result<Manifest, TableError> {
     let current = fs::read_to_string(dir.join("CURRENT")).map_err(|err| failed(&dir.join("CURRENT"), err))?;

@@ -33,7 +33,7 @@ impl Kind {
 }
 
 /// Appends to a new file. The engine's own never reach the disk by themselves: here `flush` means durable,
-/// and so does dropping.
+/// and so does dropping. Only tables may be a little later, but before the MANIFEST names them.
 pub(super) struct Writer {
     file: File,
     path: PathBuf,
@@ -58,6 +58,10 @@ impl Writer {
         Ok(Self { file, path: path.to_owned(), kind, is_dirty: false, guard: guard.clone() })
     }
 
+    fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
+
     /// `CURRENT` is written beside and renamed: the rename syncs it, if it changes anything.
     fn is_synced_by_others(&self) -> bool {
         self.kind == Kind::Other || (self.kind == Kind::Log && self.guard.sync() == SyncMode::Never)
@@ -67,6 +71,11 @@ impl Writer {
 impl Write for Writer {
     /// Writes all of `bytes`: the engine's log doesn't look at the count.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.kind == Kind::Manifest {
+            // The system may write this down at any time: what it names must be there before.
+            self.guard.settle_tables()?;
+            self.guard.settle_directory(self.directory())?;
+        }
         let operation = Operation::Write { path: &self.path, bytes: bytes.len() };
         self.guard.perform(operation, || self.file.write_all(bytes))?;
         self.is_dirty = true;
@@ -80,8 +89,12 @@ impl Write for Writer {
         if !self.is_dirty || self.is_synced_by_others() {
             return Ok(());
         }
-        self.guard.settle_directory(self.path.parent().unwrap_or(Path::new("/")))?;
-        self.guard.perform(Operation::Sync(&self.path), || self.file.sync_data())?;
+        if self.kind == Kind::Table {
+            self.guard.sync_later(&self.path, self.file.try_clone()?)?;
+        } else {
+            self.guard.settle_directory(self.directory())?;
+            self.guard.perform(Operation::Sync(&self.path), || self.file.sync_data())?;
+        }
         self.is_dirty = false;
         Ok(())
     }

@@ -12,8 +12,9 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::thread::JoinHandle;
 
 /// One operation on a file of the index.
 #[derive(Debug, Clone, Copy)]
@@ -81,12 +82,20 @@ pub(super) struct Guard {
     /// Files were created that a power cut may still take away, however well synced.
     directory_changed: Cell<bool>,
     manifest_bytes: Cell<usize>,
+    /// A compaction writes many tables; each is synced while the next one is being written.
+    syncing: RefCell<Vec<(PathBuf, JoinHandle<io::Result<()>>)>>,
 }
 
 impl Guard {
     pub(super) fn new(sync: SyncMode, observer: Option<Rc<dyn Observer>>) -> Rc<Self> {
-        let (fault, directory_changed) = (RefCell::new(None), Cell::new(false));
-        Rc::new(Self { sync, observer, fault, directory_changed, manifest_bytes: Cell::new(0) })
+        Rc::new(Self {
+            sync,
+            observer,
+            fault: RefCell::default(),
+            directory_changed: Cell::default(),
+            manifest_bytes: Cell::default(),
+            syncing: RefCell::default(),
+        })
     }
 
     /// Does `work`, unless something failed before. Its error is the last thing that happens.
@@ -136,6 +145,21 @@ impl Guard {
 
     pub(super) fn sync(&self) -> SyncMode {
         self.sync
+    }
+
+    /// Begins to sync a table that is complete.
+    pub(super) fn sync_later(&self, path: &Path, file: File) -> io::Result<()> {
+        let sync = std::thread::Builder::new().spawn(move || file.sync_data());
+        let sync = sync.inspect_err(|err| self.stop(Operation::Sync(path), err))?;
+        self.syncing.borrow_mut().push((path.to_owned(), sync));
+        Ok(())
+    }
+
+    /// Waits until the tables are durable.
+    pub(super) fn settle_tables(&self) -> io::Result<()> {
+        let settle = |sync: JoinHandle<io::Result<()>>| sync.join().expect("syncing doesn't panic");
+        let mut syncing = self.syncing.take().into_iter();
+        syncing.try_for_each(|(path, sync)| self.perform(Operation::Sync(&path), || settle(sync)))
     }
 
     pub(super) fn note_new_file(&self) {

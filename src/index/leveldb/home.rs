@@ -105,8 +105,11 @@ fn absolute(dir: &Path) -> Result<PathBuf, TableError> {
 fn make_or_recover(dir: &Path, guard: &Guard) -> Result<(), TableError> {
     let copies = siblings(dir, ".new-")?;
     let olds = siblings(dir, ".old-")?;
-    let old_of =
-        |copy: &&PathBuf| olds.contains(&PathBuf::from(copy.to_string_lossy().replace(".new-", ".old-")));
+    let old_of = |copy: &&PathBuf| {
+        let name = copy.file_name().unwrap_or_default().to_string_lossy();
+        let parts = name.rsplit_once(".new-");
+        parts.is_some_and(|(name, time)| olds.contains(&copy.with_file_name(format!("{name}.old-{time}"))))
+    };
     if let Some(copy) = copies.iter().find(old_of) {
         let _lock = lock(copy)?;
         log::info!("finishing an interrupted exchange: {copy:?} becomes {dir:?}");

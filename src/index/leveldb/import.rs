@@ -5,8 +5,8 @@
 //! links. Killed at any moment, the next start finds the original in its place and begins again, or, when the copy
 //! was complete, finishes the exchange (see [`super::home`]).
 
-use super::check::{file_names, logs, read_manifest, table_path};
-use super::guard::Guard;
+use super::check::{self, file_names, logs, read_manifest, table_path};
+use super::guard::{Guard, Observer};
 use super::home::Home;
 use super::options::{CopyProgress, Options, SyncMode};
 use super::{engine_error, open_engine};
@@ -24,13 +24,18 @@ const BATCH_RECORDS: usize = 1_000;
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Copies the index of `home` and puts the copy in its place.
-pub(super) fn replace_by_copy(home: &mut Home, options: &Options, guard: &Guard) -> Result<(), TableError> {
+pub(super) fn replace_by_copy(
+    home: &mut Home,
+    options: &Options,
+    guard: &Guard,
+    observer: Option<Rc<dyn Observer>>,
+) -> Result<(), TableError> {
     home.check_exchangeable()?;
     home.remove_stale_copies()?;
     let (copy, old) = home.copy_names();
     let clone = home.clone_name(&copy);
     clone_index(home.dir(), &clone)?;
-    let records = copy_records(&clone, &copy, options)?;
+    let records = copy_records(&clone, &copy, options, &observer)?;
     fs::remove_dir_all(&clone).map_err(|err| failed(&clone, err))?;
     home.exchange(&copy, &old, guard)?;
     log::info!("copied {records} records; the original is kept as {old:?}");
@@ -58,19 +63,30 @@ fn clone_index(dir: &Path, clone: &Path) -> Result<(), TableError> {
 }
 
 /// Copies, makes the copy durable, and compares it with the original, record by record.
-fn copy_records(from: &Path, to: &Path, options: &Options) -> Result<u64, TableError> {
+fn copy_records(
+    from: &Path,
+    to: &Path,
+    options: &Options,
+    observer: &Option<Rc<dyn Observer>>,
+) -> Result<u64, TableError> {
+    let sizes = options.for_copying().sized_for(check::table_bytes(from)?);
+    let open = |dir, sync, create| Side::open(dir, &sizes, Guard::new(sync, observer.clone()), create);
     fs::create_dir(to).map_err(|err| failed(to, err))?;
-    let source = Side::open(from, options, SyncMode::Always, false)?;
-    let target = Side::open(to, options, SyncMode::Never, true)?;
+    let source = open(from, SyncMode::Always, false)?;
+    let target = open(to, SyncMode::Never, true)?;
     let mut report = Report::new(options, false);
     let target = copy(source, target, &mut report)?;
     let copied = report.progress.records;
     // Opening again turns the log, which wasn't synced, into tables, which are.
     drop(target);
-    let target = Side::open(to, options, SyncMode::Always, false)?;
-    let compared =
-        compare(Side::open(from, options, SyncMode::Always, false)?, target, Report::new(options, true))?;
+    let target = open(to, SyncMode::Always, false)?;
+    let compared = compare(open(from, SyncMode::Always, false)?, target, Report::new(options, true))?;
     assert_eq!(copied, compared, "both passes see the same original");
+    if let Some((key, value)) = &options.copy_mark {
+        let mut batch = WriteBatch::default();
+        batch.put(key, value);
+        open(to, SyncMode::Always, false)?.write(batch)?;
+    }
     Ok(copied)
 }
 
@@ -81,8 +97,7 @@ struct Side {
 }
 
 impl Side {
-    fn open(dir: &Path, options: &Options, sync: SyncMode, create: bool) -> Result<Self, TableError> {
-        let guard = Guard::new(sync, options.observer.clone());
+    fn open(dir: &Path, options: &Options, guard: Rc<Guard>, create: bool) -> Result<Self, TableError> {
         Ok(Self { db: open_engine(dir, options, &guard, create)?, guard })
     }
 

@@ -5,16 +5,16 @@
 //!
 //! | fault | closed by |
 //! |---|---|
-//! | nothing is ever synced; an info log grows for ever | [`files`], [`env`](mod@env), [`lookup`] |
-//! | errors in compactions and lookups are forgotten, and cost data | [`guard`] |
-//! | damaged blocks, logs, footers, MANIFESTs are read as "no such key" | [`check`], [`files`], [`journal`] |
-//! | a new database is made over one that lost its CURRENT | [`check`], [`home`] |
-//! | a live key is hidden by another key's tombstone | [`filter`], and [`import`] for foreign tables |
-//! | a live key is not found in the wrong block | [`order`], [`lookup`] |
-//! | what is appended to a torn log can't be read | `reuse_logs` is off, [`env`](mod@env) refuses |
+//! | nothing is ever synced; an info log grows for ever | `files`, `env`, `lookup` |
+//! | errors in compactions and lookups are forgotten, and cost data | `guard` |
+//! | damaged blocks, logs, footers, MANIFESTs are read as "no such key" | `check`, `files`, `journal` |
+//! | a new database is made over one that lost its CURRENT | `check`, `home` |
+//! | a live key is hidden by another key's tombstone | `filter`, and `import` for foreign tables |
+//! | a live key is not found in the wrong block | `order`, `lookup` |
+//! | what is appended to a torn log can't be read | `reuse_logs` is off, `env` refuses |
 //! | iterators end early after writes, and stop garbage collection | [`LevelTable::page`], [`LevelTable::upkeep`] |
 //! | the MANIFEST only shrinks when it is opened | [`LevelTable::upkeep`] |
-//! | batches can't be used again, nor a handle after a failed write | [`LevelTable::write`], [`guard`] |
+//! | batches can't be used again, nor a handle after a failed write | [`LevelTable::write`], `guard` |
 //! | dropping a large cache overflows the stack | [`STACK_BYTES`] |
 
 mod check;
@@ -37,17 +37,13 @@ pub use options::{CopyProgress, Options, STACK_BYTES, SyncMode};
 
 use super::table::{Change, Entry, Table, TableError};
 use check::Origin;
-use guard::Guard;
+use guard::{Guard, Observer};
 use home::Home;
 use lookup::Lookup;
 use rusty_leveldb::{DB, LdbIterator, Status, StatusCode, WriteBatch};
 use std::ops::Bound;
 use std::path::Path;
 use std::rc::Rc;
-
-/// Written after an iterator was used, before the handle is opened again: until then compactions drop nothing.
-/// Large enough that opening (tens of milliseconds) is rare, small enough that the garbage doesn't matter.
-const GARBAGE_BYTES: usize = 32 << 20;
 
 /// A MANIFEST is only shortened by opening, and replaying it takes time with the square of its length: 6.5 MB took
 /// 7.5 s. At 1 MB it is 0.2 s.
@@ -71,11 +67,19 @@ pub struct LevelTable {
 /// Opens the index in `dir`, and makes one if `dir` is empty or absent. An index that another program wrote is
 /// copied first; the old one stays beside it as `DIR.old-TIME`.
 pub fn open(dir: &Path, options: Options) -> Result<LevelTable, TableError> {
-    let guard = Guard::new(options.sync, options.observer.clone());
+    open_observed(dir, options, None)
+}
+
+fn open_observed(
+    dir: &Path,
+    options: Options,
+    observer: Option<Rc<dyn Observer>>,
+) -> Result<LevelTable, TableError> {
+    let guard = Guard::new(options.sync, observer.clone());
     let (mut home, origin) = Home::claim(dir, &guard)?;
     if let Origin::Foreign(table) = &origin {
         log::info!("{dir:?} was written by another program ({table}); it is copied once");
-        import::replace_by_copy(&mut home, &options, &guard)?;
+        import::replace_by_copy(&mut home, &options, &guard, observer)?;
     }
     let lookup =
         lookup::lookup_above_all().map_err(|err| guard.stop_for(format!("prepare lookups: {err}")))?;
@@ -84,7 +88,7 @@ pub fn open(dir: &Path, options: Options) -> Result<LevelTable, TableError> {
 }
 
 fn open_engine(dir: &Path, options: &Options, guard: &Rc<Guard>, create: bool) -> Result<DB, TableError> {
-    let engine = options.engine(guard.clone(), create);
+    let engine = options.sized_for(check::table_bytes(dir)?).engine(guard.clone(), create);
     let db = DB::open(dir, engine).map_err(|err| engine_error(guard, "open the index", err))?;
     guard.check()?;
     Ok(db)
@@ -117,7 +121,7 @@ impl LevelTable {
 
     /// By how much opening again is due: 1 is due.
     fn reopening_due(&self) -> usize {
-        let garbage = self.written_since_iterator.unwrap_or(0) / GARBAGE_BYTES;
+        let garbage = self.written_since_iterator.unwrap_or(0) / self.options.garbage_bytes.max(1);
         garbage.max(self.guard.manifest_bytes() / LONG_MANIFEST_BYTES)
     }
 }

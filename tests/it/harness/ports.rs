@@ -36,6 +36,16 @@ impl PortLease {
         panic!("no free port between {FIRST} and {}", FIRST + COUNT);
     }
 
+    /// A port that somebody else has chosen. Panics when it is in use.
+    pub fn exactly(port: u16) -> Self {
+        Self::try_exactly(port).unwrap_or_else(|| panic!("port {port} is in use"))
+    }
+
+    /// The same, `None` when it is in use.
+    pub fn try_exactly(port: u16) -> Option<Self> {
+        Self::take(port)
+    }
+
     fn take(port: u16) -> Option<Self> {
         let name = SocketAddr::from_abstract_name(format!("mkv-test-port-{port}")).ok()?;
         let name = UnixListener::bind_addr(&name).ok()?;

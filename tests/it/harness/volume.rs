@@ -17,9 +17,16 @@ pub struct VolumeBuilder {
     dir: Option<PathBuf>,
     prefix: Vec<String>,
     seen_at: Option<PathBuf>,
+    port: Option<u16>,
 }
 
 impl VolumeBuilder {
+    /// Listens on a port that something else has laid down; only one test may use it.
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
     /// Sets an environment variable of the script (`AUTH`, `REQUIRE_MOUNT`, …).
     pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.env.push((name.into(), value.into()));
@@ -87,7 +94,7 @@ impl VolumeBuilder {
             dir: seen_at,
             env: self.env,
             prefix: self.prefix,
-            port: PortLease::new(),
+            port: self.port.map_or_else(PortLease::new, PortLease::exactly),
             child: None,
             workers: Vec::new(),
         }

@@ -151,7 +151,7 @@ fn drive_that_is_read_only_serves_reads() {
     let mut shelf = Shelf::new();
     let drive = shelf.dir.join("sv00").display().to_string();
     shelf.mounts.run(&format!("mkdir -p '{drive}/5d/41' && echo -n hello > '{drive}/5d/41/aGVsbG8='"));
-    shelf.mounts.run(&format!("mount -o remount,ro '{drive}'"));
+    shelf.mounts.run(&format!("mount -o remount,bind,ro '{drive}'"));
     let volume = shelf.start("1");
     assert_eq!(get(&volume.url(ON_DRIVE)).text(), "hello");
     assert_eq!(http("PUT", &volume.url(&format!("{ON_DRIVE}.meta")), b"hello", &[]).status, 500);

@@ -1,1 +1,189 @@
-//! x
+//! What is acknowledged is durable, and nothing happens after an error.
+
+use super::bare::bare;
+use super::power::Plug;
+use super::support::{
+    Faults, Place, Random, close, delete, files_named, fill, key, largest, missing, observed, open,
+    open_small, put, small, watched,
+};
+use crate::index::leveldb::guard::Operation;
+use crate::index::leveldb::{Options, SyncMode};
+use crate::index::table::{Table, TableError};
+use std::fs::OpenOptions;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+
+const NO_SPACE: i32 = 28;
+const TOO_MANY_FILES: i32 = 24;
+
+#[test]
+fn every_write_is_synced() {
+    let place = Place::new();
+    let faults = Rc::new(Faults::default());
+    let mut table = open(&place.index(), observed(&faults)).expect("opens");
+    let before = faults.syncs.get();
+    (0..200).for_each(|number| table.write(&[put(number)]).expect("writes"));
+    assert!(faults.syncs.get() - before >= 200);
+}
+
+#[test]
+fn without_sync_only_the_log_is_left_out() {
+    let place = Place::new();
+    let faults = Rc::new(Faults::default());
+    let options = watched(Options { sync: SyncMode::Never, ..small() }, &faults);
+    let mut table = open(&place.index(), options).expect("opens");
+    table.write(&[put(0)]).expect("writes");
+    let before = faults.syncs.get();
+    (1..50).for_each(|number| table.write(&[put(number)]).expect("writes"));
+    assert_eq!(faults.syncs.get(), before);
+    fill(&mut table, (0..1_000).map(put)).expect("writes");
+    assert!(faults.syncs.get() > before, "tables are synced");
+}
+
+#[test]
+fn acknowledged_writes_survive_a_power_cut_at_any_operation() {
+    let mut random = Random::from_environment();
+    for operations in 0..600 {
+        let place = Place::new();
+        let plug = Rc::new(Plug::new(place.join("attic"), operations));
+        let mut acknowledged = 0;
+        if let Ok(mut table) =
+            open(&place.index(), watched(Options { write_buffer_bytes: 2 << 10, ..small() }, &plug))
+        {
+            while table.write(&[put(acknowledged)]).is_ok() {
+                acknowledged += 1;
+            }
+        }
+        plug.cut(&mut random);
+        let mut table = open_small(&place);
+        assert_eq!(missing(&mut table, 0..acknowledged), 0, "after {operations} operations");
+    }
+}
+
+/// Cuts the end of the newest log in the middle of its last record.
+fn tear_log(dir: &Path) {
+    let log = largest(files_named(dir, ".log"));
+    let file = OpenOptions::new().write(true).open(&log).expect("opens");
+    file.set_len(file.metadata().expect("there").len() - 20).expect("tears");
+}
+
+/// The engine goes on behind a torn end, where nothing can be read.
+#[test]
+fn writes_after_a_torn_log_are_kept() {
+    let place = Place::new();
+    let mut table = open_small(&place);
+    (0..20).for_each(|number| table.write(&[put(number)]).expect("writes"));
+    close(table);
+    tear_log(&place.index());
+    let mut table = open_small(&place);
+    (20..40).for_each(|number| table.write(&[put(number)]).expect("writes"));
+    close(table);
+    let mut table = open_small(&place);
+    assert_eq!(missing(&mut table, (0..19).chain(20..40)), 0);
+    assert_eq!(missing(&mut table, [19]), 1, "the torn one was never acknowledged");
+
+    let other = Place::new();
+    let mut engine = bare(&other.index());
+    (0..20).for_each(|number| engine.write(&[put(number)]).expect("writes"));
+    drop(engine);
+    tear_log(&other.index());
+    let mut engine = bare(&other.index());
+    (20..40).for_each(|number| engine.write(&[put(number)]).expect("writes"));
+    drop(engine);
+    assert!(missing(&mut bare(&other.index()), 20..40) > 0, "the bare engine loses them");
+}
+
+/// Fails each operation that `matches`, from the `nth` on.
+fn fail(faults: &Faults, code: i32, nth: usize, matches: fn(Operation<'_>) -> bool) {
+    let mut seen = 0;
+    *faults.fails.borrow_mut() = Some(Box::new(move |operation| {
+        seen += usize::from(matches(operation));
+        (matches(operation) && seen >= nth).then(|| io::Error::from_raw_os_error(code))
+    }));
+}
+
+fn is_table_write(operation: Operation<'_>) -> bool {
+    matches!(operation, Operation::Write { path, .. } if path.extension().is_some_and(|kind| kind == "ldb"))
+}
+
+/// The engine deletes a compaction's inputs though its outputs could not be written.
+#[test]
+fn a_full_disk_in_a_compaction_loses_nothing() {
+    for nth in [1, 3, 9, 40, 90, 200] {
+        let place = Place::new();
+        let faults = Rc::new(Faults::default());
+        let mut table = open(&place.index(), observed(&faults)).expect("opens");
+        fill(&mut table, (0..3_000).map(put)).expect("writes");
+        fail(&faults, NO_SPACE, nth, is_table_write);
+        let mut acknowledged = 3_000;
+        let error = loop {
+            match table.write(&[put(acknowledged)]) {
+                Ok(()) => acknowledged += 1,
+                Err(err) => break err,
+            }
+        };
+        assert!(matches!(&error, TableError::Io { reason } if reason.contains("No space left")), "{error}");
+        *faults.fails.borrow_mut() = None;
+        assert!(table.write(&[put(0)]).is_err(), "stopped for good");
+        assert!(table.get_many(&[&key(0)]).is_err() && table.upkeep().is_err());
+        assert!(Box::new(table).close().is_err());
+        assert_eq!(missing(&mut open_small(&place), 0..acknowledged), 0);
+    }
+}
+
+/// The engine skips a table that it can't open, and answers "no such key".
+#[test]
+fn a_table_that_cannot_be_opened_is_an_error_and_not_a_missing_key() {
+    let place = Place::new();
+    let mut table = open_small(&place);
+    fill(&mut table, (0..3_000).map(put)).expect("writes");
+    close(table);
+    let faults = Rc::new(Faults::default());
+    let mut table = open(&place.index(), observed(&faults)).expect("opens");
+    fail(&faults, TOO_MANY_FILES, 1, |operation| matches!(operation, Operation::Open(_)));
+    assert!(table.get_many(&[&key(7), &key(1_500)]).is_err());
+    drop(table);
+    let mut table = open(&place.index(), observed(&faults));
+    assert!(table.is_err(), "still too many files");
+    *faults.fails.borrow_mut() = None;
+    table = open(&place.index(), small());
+    assert_eq!(missing(&mut table.expect("opens"), 0..3_000), 0);
+}
+
+/// And then it deletes the table, when that was in a compaction.
+#[test]
+fn a_table_that_cannot_be_read_in_a_compaction_is_not_deleted() {
+    for nth in [1, 2, 5, 9, 14, 30] {
+        let place = Place::new();
+        let mut table = open_small(&place);
+        fill(&mut table, (0..3_000).map(put)).expect("writes");
+        close(table);
+        let faults = Rc::new(Faults::default());
+        let mut table = open(&place.index(), observed(&faults)).expect("opens");
+        fail(&faults, TOO_MANY_FILES, nth, |operation| {
+            matches!(operation, Operation::Open(_) | Operation::Read(_))
+        });
+        let mut rewritten = 0;
+        while table.write(&[put(rewritten % 3_000)]).is_ok() {
+            rewritten += 1;
+        }
+        drop(table);
+        assert_eq!(missing(&mut open_small(&place), 0..3_000), 0);
+    }
+}
+
+/// The engine panics at the second write.
+#[test]
+fn writes_after_a_failed_write_fail() {
+    let place = Place::new();
+    let faults = Rc::new(Faults::default());
+    let mut table = open(&place.index(), observed(&faults)).expect("opens");
+    table.write(&[put(1)]).expect("writes");
+    fail(&faults, NO_SPACE, 1, |operation| matches!(operation, Operation::Write { .. } | Operation::Sync(_)));
+    assert!(table.write(&[put(2)]).is_err());
+    *faults.fails.borrow_mut() = None;
+    assert!(table.write(&[put(3), delete(1)]).is_err());
+    drop(table);
+    assert_eq!(missing(&mut open_small(&place), [1]), 0);
+}

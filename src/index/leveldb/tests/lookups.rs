@@ -1,1 +1,194 @@
-//! Faults of lookups and iterators that need no failing disk.
+//! Faults of lookups, iterators and handles that need no failing disk.
+
+use super::bare::{bare, bare_with, into_tables};
+use super::support::{
+    Place, all, close, delete, files, fill, get, key, missing, open, open_small, put, small, value,
+    with_stack,
+};
+use crate::index::leveldb::options::MOST_CACHED_BLOCKS;
+use crate::index::leveldb::{LONG_MANIFEST_BYTES, Options, SyncMode};
+use crate::index::table::{Change, Table, TableError};
+use std::fs;
+use std::path::Path;
+
+/// Odd keys die, even ones live.
+const RECORDS: usize = 20_000;
+
+fn bury_the_odd(table: &mut impl Table) {
+    fill(table, (1..RECORDS).step_by(2).map(delete)).expect("deletes");
+}
+
+/// A false positive of the filter suffices: the next entry in the newer table is a tombstone.
+#[test]
+fn a_live_key_is_not_hidden_by_a_neighbours_tombstone() {
+    let place = Place::new();
+    let mut table = open_small(&place);
+    fill(&mut table, (0..RECORDS).map(put)).expect("writes");
+    bury_the_odd(&mut table);
+    table.reopen().expect("opens");
+    assert_eq!(missing(&mut table, (0..RECORDS).step_by(2)), 0);
+    assert!((1..RECORDS).step_by(2).all(|number| get(&mut table, &key(number)).is_none()));
+
+    let other = Place::new();
+    let mut table = bare_with(&other.index(), into_tables());
+    fill(&mut table, (0..RECORDS).map(put)).expect("writes");
+    bury_the_odd(&mut table);
+    assert!(missing(&mut table, (0..RECORDS).step_by(2)) > 0, "the bare engine hides some");
+}
+
+/// The engine's separator of two such keys is the second one.
+#[test]
+fn a_key_with_a_zero_byte_behind_another_is_found() {
+    fn work(table: &mut impl Table) {
+        let filler = |name: &[u8]| Change::Put { key: name.to_vec(), value: vec![b'v'; 600] };
+        // The second key is the newer one, and each is a block of its own.
+        table.write(&[filler(b"/a"), filler(b"/a\0"), filler(b"/b")]).expect("writes");
+    }
+    let place = Place::new();
+    let mut table = open_small(&place);
+    work(&mut table);
+    table.reopen().expect("opens");
+    assert!([&b"/a"[..], b"/a\0", b"/b"].iter().all(|key| get(&mut table, key).is_some()));
+
+    let other = Place::new();
+    work(&mut bare_with(&other.index(), into_tables()));
+    let mut bare = bare_with(&other.index(), into_tables());
+    assert!(get(&mut bare, b"/a\0").is_none(), "the bare engine looks in the wrong block");
+}
+
+/// The last write of all, with an older value of its key in the next block.
+#[test]
+fn the_last_write_is_found_after_opening() {
+    fn work(table: &mut impl Table) {
+        for round in 0..3 {
+            table.write(&[Change::Put { key: b"/k".to_vec(), value: vec![round; 600] }]).expect("writes");
+        }
+    }
+    let place = Place::new();
+    let mut table = open_small(&place);
+    work(&mut table);
+    table.reopen().expect("opens");
+    assert_eq!(get(&mut table, b"/k"), Some(vec![2; 600]));
+
+    let other = Place::new();
+    work(&mut bare_with(&other.index(), into_tables()));
+    assert!(
+        get(&mut bare_with(&other.index(), into_tables()), b"/k").is_none(),
+        "the bare engine stops a block early"
+    );
+}
+
+/// The engine's iterator ends early when something is written while it is held.
+#[test]
+fn pages_are_complete_while_writes_go_on() {
+    let place = Place::new();
+    let mut table = open_small(&place);
+    fill(&mut table, (0..5_000).map(put)).expect("writes");
+    let mut seen = 0;
+    let mut from = key(0);
+    loop {
+        let page = table.page(std::ops::Bound::Excluded(&from), 100).expect("pages");
+        seen += page.len();
+        let Some((last, _)) = page.last() else { break };
+        from = last.clone();
+        fill(&mut table, (0..500).map(put)).expect("writes");
+    }
+    assert_eq!(seen, 4_999);
+}
+
+fn bytes_of(dir: &Path) -> u64 {
+    files(dir).iter().map(|path| fs::metadata(path).expect("there").len()).sum()
+}
+
+const GARBAGE_BYTES: usize = 2 << 20;
+
+/// After the first iterator the engine's compactions keep every old version.
+#[test]
+fn garbage_is_dropped_after_pages() {
+    fn work(table: &mut impl Table) {
+        fill(table, (0..100).map(put)).expect("writes");
+        table.page(std::ops::Bound::Unbounded, 1).expect("pages");
+        for _ in 0..4 * GARBAGE_BYTES / (1_000 * 1_000) {
+            let value = vec![7; 1_000];
+            let changes =
+                (0..1_000).map(|number| Change::Put { key: key(number % 50), value: value.clone() });
+            fill(table, changes).expect("writes");
+            table.upkeep().expect("upkeep");
+        }
+    }
+    let roomy = Options { garbage_bytes: GARBAGE_BYTES, write_buffer_bytes: 64 << 10, ..Options::default() };
+    let place = Place::new();
+    let mut table = open(&place.index(), roomy).expect("opens");
+    work(&mut table);
+    assert!(bytes_of(&place.index()) < 3 * GARBAGE_BYTES as u64, "{}", bytes_of(&place.index()));
+
+    let other = Place::new();
+    work(&mut bare(&other.index()));
+    assert!(bytes_of(&other.index()) > 3 * GARBAGE_BYTES as u64, "the bare engine drops nothing");
+}
+
+/// It only gets shorter when it is opened, and longer to replay with the square of its length.
+#[test]
+fn the_manifest_stays_short() {
+    let place = Place::new();
+    let tiny = Options { write_buffer_bytes: 1 << 10, ..small() };
+    let mut table = open(&place.index(), tiny).expect("opens");
+    let long_key = |number: usize| [&key(number)[..], &[b'x'; 2_000]].concat();
+    let mut longest = 0;
+    for number in 0..400 {
+        table.write(&[Change::Put { key: long_key(number % 7), value: value(number) }]).expect("writes");
+        longest = longest.max(table.guard.manifest_bytes());
+    }
+    assert!(table.reopening_due() >= 1, "{longest} bytes are long");
+    table.upkeep().expect("upkeep");
+    assert!(table.guard.manifest_bytes() < LONG_MANIFEST_BYTES / 8);
+    assert_eq!(all(&mut table, 3).len(), 7);
+}
+
+/// The cache is a list that is dropped recursively.
+#[test]
+fn a_full_cache_is_dropped_on_the_threads_stack() {
+    with_stack(|| {
+        let place = Place::new();
+        let sizes = Options {
+            block_bytes: 64,
+            table_bytes: 4 << 20,
+            write_buffer_bytes: 4 << 20,
+            ..Options::default()
+        };
+        let options = Options { cache_bytes: usize::MAX, sync: SyncMode::Never, ..sizes };
+        let mut table = open(&place.index(), options).expect("opens");
+        // One record fills a block.
+        fill(&mut table, (0..MOST_CACHED_BLOCKS + 1_000).map(put)).expect("writes");
+        assert_eq!(all(&mut table, usize::MAX).len(), MOST_CACHED_BLOCKS + 1_000);
+        close(table);
+    });
+}
+
+#[test]
+fn a_directory_has_one_owner() {
+    let place = Place::new();
+    let table = open_small(&place);
+    let second = open(&place.index(), small());
+    assert!(matches!(second, Err(TableError::Locked { .. })), "{:?}", second.err());
+    close(table);
+    close(open_small(&place));
+}
+
+#[test]
+fn batches_are_whole_and_in_order() {
+    let place = Place::new();
+    let mut table = open_small(&place);
+    table.write(&[put(1), delete(1), put(2), delete(2), put(2)]).expect("writes");
+    table.write(&[]).expect("writes nothing");
+    assert_eq!(all(&mut table, 10), [(key(2), value(2))]);
+    assert_eq!(table.get_many(&[&key(2), &key(1)]).expect("reads"), [Some(value(2)), None]);
+}
+
+#[test]
+fn no_info_log_grows() {
+    let place = Place::new();
+    let mut table = open_small(&place);
+    fill(&mut table, (0..2_000).map(put)).expect("writes");
+    assert!(!files(&place.index()).iter().any(|path| path.ends_with("LOG")));
+}

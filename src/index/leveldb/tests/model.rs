@@ -1,8 +1,8 @@
 //! Random work, restarts and power cuts, compared with a `BTreeMap`.
 
 use super::power::Plug;
-use super::support::{Place, Random, all, observed, with_stack};
-use crate::index::leveldb::{LevelTable, Options, open};
+use super::support::{Place, Random, all, open, small, watched, with_stack};
+use crate::index::leveldb::{LevelTable, Options};
 use crate::index::table::{Change, Entry, Table, TableError};
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -117,7 +117,7 @@ fn sizes(random: &mut Random, options: Options) -> Options {
 }
 
 /// Steps in all lives together.
-const STEPS: usize = 4_000;
+const STEPS: usize = 6_000;
 
 #[test]
 fn random_work_with_restarts_and_power_cuts_agrees_with_a_model() {
@@ -133,20 +133,19 @@ fn agree() {
     while steps < STEPS {
         let operations = [usize::MAX, 20, 500, 3_000][random.below(4)];
         let plug = Rc::new(Plug::new(place.join("attic"), operations));
-        let options = sizes(&mut random, observed(&plug));
+        let options = watched(sizes(&mut random, small()), &plug);
         let life = 1 + random.below(300);
-        if let Ok(mut table) = open(&place.index(), options) {
-            world.check_all_if_alive(&mut table, &plug);
-            for _ in 0..life {
-                steps += 1;
-                if world.step(&mut table).is_err() {
-                    break;
-                }
+        match open(&place.index(), options) {
+            Ok(mut table) => {
+                world.check_all_if_alive(&mut table, &plug);
+                let lives = (0..life).all(|_| world.step(&mut table).is_ok());
+                assert!(lives || plug.is_pulled(), "only the plug stops it");
+                plug.pull();
             }
-            plug.pull();
+            Err(err) => assert!(plug.is_pulled(), "{err}"),
         }
+        steps += life;
         plug.cut(&mut random);
-        steps += 1;
     }
     let mut table = open(&place.index(), Options::default()).expect("opens in the end");
     world.check_all(&mut table);

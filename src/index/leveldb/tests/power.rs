@@ -23,12 +23,14 @@ struct Disk {
     /// Changes of names that no sync of their directory has made durable, in order.
     pending: Vec<Change>,
     kept: usize,
+    /// What the operation that is going on replaces or deletes.
+    last_kept: Option<PathBuf>,
 }
 
 enum Change {
     Created(PathBuf),
     Removed { path: PathBuf, kept: PathBuf },
-    Renamed { from: PathBuf, to: PathBuf },
+    Renamed { from: PathBuf, to: PathBuf, replaced: Option<PathBuf> },
 }
 
 impl Change {
@@ -50,13 +52,10 @@ impl Plug {
 
     /// Keeps what stands at `path`, which is about to go.
     fn keep(&self, path: &Path) {
-        let mut disk = self.disk.borrow_mut();
+        let disk = &mut *self.disk.borrow_mut();
         disk.kept += 1;
         let kept = self.attic.join(format!("{}-{}", disk.kept, name(path)));
-        if path.is_file() {
-            fs::copy(path, &kept).expect("kept");
-            disk.pending.push(Change::Removed { path: path.to_owned(), kept });
-        }
+        disk.last_kept = path.is_file().then(|| fs::copy(path, &kept).map(|_| kept).expect("kept"));
     }
 
     /// Does `work` without the plug being pulled in it.
@@ -64,6 +63,10 @@ impl Plug {
         let left = self.left.replace(usize::MAX);
         work();
         self.left.set(left);
+    }
+
+    pub(super) fn is_pulled(&self) -> bool {
+        self.left.get() == 0
     }
 
     /// Nothing more happens, from now on.
@@ -95,9 +98,10 @@ fn take_back(change: Change, synced_bytes: &mut HashMap<PathBuf, u64>) {
             fs::rename(kept, &path).expect("taken back");
             synced_bytes.remove(&path);
         }
-        Change::Renamed { from, to } => {
+        Change::Renamed { from, to, replaced } => {
             fs::rename(&to, &from).expect("taken back");
             rename_all(synced_bytes, &to, &from);
+            replaced.iter().for_each(|kept| fs::rename(kept, &to).expect("taken back"));
         }
     }
 }
@@ -128,13 +132,20 @@ impl Observer for Plug {
     fn after(&self, operation: Operation<'_>) {
         let disk = &mut *self.disk.borrow_mut();
         match operation {
+            Operation::Delete(path) => {
+                let removed = |kept| Change::Removed { path: path.to_owned(), kept };
+                disk.pending.extend(disk.last_kept.take().map(removed));
+            }
             Operation::Create(path) => {
+                let removed = |kept| Change::Removed { path: path.to_owned(), kept };
+                disk.pending.extend(disk.last_kept.take().map(removed));
                 disk.synced_bytes.insert(path.to_owned(), 0);
                 disk.pending.push(Change::Created(path.to_owned()));
             }
             Operation::Rename { from, to } => {
                 rename_all(&mut disk.synced_bytes, from, to);
-                disk.pending.push(Change::Renamed { from: from.to_owned(), to: to.to_owned() });
+                let replaced = disk.last_kept.take();
+                disk.pending.push(Change::Renamed { from: from.to_owned(), to: to.to_owned(), replaced });
             }
             Operation::Sync(path) => {
                 disk.synced_bytes.insert(path.to_owned(), fs::metadata(path).expect("there").len());

@@ -1,7 +1,7 @@
 //! What all tests of the engine need: directories that vanish, options that make every path short, and numbers.
 
 use crate::index::leveldb::guard::{Observer, Operation};
-use crate::index::leveldb::{LevelTable, Options, STACK_BYTES, open};
+use crate::index::leveldb::{LevelTable, Options, STACK_BYTES, open_observed};
 use crate::index::table::{Change, Table, TableError};
 use std::cell::{Cell, RefCell};
 use std::fs;
@@ -48,11 +48,36 @@ impl Drop for Place {
 
 /// So small that a few thousand records go through tables, levels and many blocks.
 pub(super) fn small() -> Options {
-    Options { write_buffer_bytes: 16 << 10, table_bytes: 8 << 10, block_bytes: 512, ..Options::default() }
+    let sizes = Options {
+        write_buffer_bytes: 16 << 10,
+        table_bytes: 8 << 10,
+        block_bytes: 512,
+        ..Options::default()
+    };
+    // A test's thread has little stack, which bounds the cache.
+    Options { cache_bytes: 256 << 10, ..sizes }
 }
 
-pub(super) fn observed(observer: &Rc<impl Observer + 'static>) -> Options {
-    Options { observer: Some(observer.clone()), ..small() }
+/// Options, and who watches.
+pub(super) struct Watched(Options, Option<Rc<dyn Observer>>);
+
+impl From<Options> for Watched {
+    fn from(options: Options) -> Self {
+        Self(options, None)
+    }
+}
+
+pub(super) fn observed(observer: &Rc<impl Observer + 'static>) -> Watched {
+    watched(small(), observer)
+}
+
+pub(super) fn watched(options: Options, observer: &Rc<impl Observer + 'static>) -> Watched {
+    Watched(options, Some(observer.clone()))
+}
+
+pub(super) fn open(dir: &Path, how: impl Into<Watched>) -> Result<LevelTable, TableError> {
+    let Watched(options, observer) = how.into();
+    open_observed(dir, options, observer)
 }
 
 pub(super) fn open_small(place: &Place) -> LevelTable {

@@ -1,0 +1,100 @@
+//! The README's commands, typed as they stand there, on other ports and in other directories.
+
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::Signal;
+
+use crate::harness::{PortLease, TempDir, eventually, repository, send, wait_for};
+
+/// A process group that ends with this value.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        send(self.0.id(), Signal::SIGTERM);
+        wait_for("it ends", || self.0.try_wait().expect("it is our child"));
+    }
+}
+
+#[test]
+fn the_first_command_starts_a_cluster_and_its_curl_lines_work() {
+    let (dir, ports) = (TempDir::new(), four_ports());
+    let _cluster = Running(mkv(&dir, &["up", "--port", &ports[0].port().to_string()]));
+    wait_until_served(ports[0].port());
+    std::fs::write(dir.join("bigfile"), vec![7; 2 << 20]).expect("our directory is writable");
+    let script = block("cluster").replace("localhost:3000", &format!("localhost:{}", ports[0].port()));
+    assert!(script.matches("curl").count() >= 10, "{script}");
+    run(&dir, &script);
+    let copied = std::fs::read(dir.join("copy")).expect("the README fetches it");
+    assert_eq!(copied, vec![7; 2 << 20]);
+    assert!(dir.join("data/volume1").is_dir(), "everything is below ./data");
+}
+
+#[test]
+fn a_cluster_of_ones_own_is_started_by_hand() {
+    let (dir, ports) = (TempDir::new(), four_ports());
+    let mut script = block("own").replace("/tmp/", &format!("{}/", dir.path().display()));
+    for (number, port) in ports.iter().enumerate() {
+        script = script.replace(&format!("{}", 3000 + number), &port.port().to_string());
+    }
+    let root = repository();
+    let script = script.replace("./volume", &format!("{}/volume", root.display())).replace(
+        "./mkv",
+        &format!("MKV_BIN={} {}/mkv -port {}", env!("CARGO_BIN_EXE_mkv"), root.display(), ports[0].port()),
+    );
+    // Everything ends with the shell.
+    let script = script.replace(" server\n", " server &\nwait -n\n");
+    let script = format!("trap 'kill $(jobs -p); wait' EXIT\n{script}");
+    let _cluster = Running(shell(&dir, &script).spawn().expect("bash is installed"));
+    wait_until_served(ports[0].port());
+    let lines = format!("curl -f -X PUT -d x localhost:{0}/k && curl -f -L localhost:{0}/k", ports[0].port());
+    // The master may have been faster than the volumes; it finds them within about a second.
+    eventually("the volumes are found", || {
+        shell(&dir, &lines).output().is_ok_and(|output| output.status.success())
+    });
+}
+
+/// The port of the master and the three that follow it.
+fn four_ports() -> Vec<PortLease> {
+    wait_for("four ports in a row are free", || {
+        let first = PortLease::new();
+        let rest: Option<Vec<PortLease>> =
+            (1..4).map(|step| PortLease::try_exactly(first.port() + step)).collect();
+        rest.map(|rest| std::iter::once(first).chain(rest).collect())
+    })
+}
+
+/// The shell block of the README behind `<!-- tested: NAME -->`.
+fn block(name: &str) -> String {
+    let readme = std::fs::read_to_string(repository().join("README.md")).expect("there is a README");
+    let (_, rest) =
+        readme.split_once(&format!("<!-- tested: {name} -->\n```sh\n")).expect("the block is there");
+    rest.split_once("```").expect("the block ends").0.to_owned()
+}
+
+fn mkv(dir: &TempDir, words: &[&str]) -> Child {
+    let mut command = Command::new(repository().join("mkv"));
+    command
+        .args(words)
+        .env("MKV_BIN", env!("CARGO_BIN_EXE_mkv"))
+        .current_dir(dir.path())
+        .stdin(Stdio::null());
+    command.spawn().expect("the script can be run")
+}
+
+fn shell(dir: &TempDir, script: &str) -> Command {
+    let mut command = Command::new("bash");
+    command.args(["-e", "-c", script]).current_dir(dir.path()).stdin(Stdio::null());
+    command
+}
+
+#[track_caller]
+fn run(dir: &TempDir, script: &str) {
+    let output = shell(dir, script).output().expect("bash is installed");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{said}\nof\n{script}", output.status);
+}
+
+fn wait_until_served(port: u16) {
+    eventually("the master answers", || std::net::TcpStream::connect(("localhost", port)).is_ok());
+}
