@@ -365,3 +365,17 @@ fn the_command_line_helps_and_refuses() {
         assert_eq!(code, Some(2), "{words:?}: {said}");
     }
 }
+
+#[test]
+fn it_listens_on_both_families_or_where_it_is_told() {
+    let answers = |host: &str, port: &str| std::net::TcpStream::connect(format!("{host}:{port}")).is_ok();
+    // What a machine without IPv6 can't do, it need not.
+    let families: &[&str] =
+        if std::net::TcpListener::bind("[::1]:0").is_ok() { &["127.0.0.1", "[::1]"] } else { &["127.0.0.1"] };
+    let everywhere = Cluster::start();
+    let port = everywhere.master.addr().rsplit(':').next().expect("a port").to_owned();
+    assert!(families.iter().all(|host| answers(host, &port)));
+    let narrow = Cluster::of(3, |master| master.flag("listen", "127.0.0.1"));
+    let port = narrow.master.addr().rsplit(':').next().expect("a port").to_owned();
+    assert_eq!(families.iter().filter(|host| answers(host, &port)).count(), 1);
+}
