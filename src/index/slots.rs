@@ -186,3 +186,30 @@ impl Slots {
         self.due_of.insert(slot, due_us);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn intent(key: &str) -> Intent {
+        let key = Key::new(key.as_bytes()).expect("it is a key");
+        Intent { key, time_us: 1, not_before_us: 0, files: Vec::new() }
+    }
+
+    #[test]
+    fn a_slot_that_went_to_another_write_is_not_settled_before_its_time() {
+        let mut slots = Slots::default();
+        let slot = slots.hold_new(intent("/a")).expect("there is room");
+        slots.let_go(slot, 10);
+        let due = slots.due(10, 5);
+        assert_eq!(due.len(), 1);
+        // The key is removed, and its slot taken by a write that must wait longer.
+        slots.clear(slot);
+        assert_eq!(slots.hold_new(intent("/b")), Some(slot));
+        assert!(slots.hold_due(slot, 10).is_none(), "it is held");
+        slots.let_go(slot, 70);
+        assert!(slots.hold_due(slot, 10).is_none(), "it is not due");
+        assert_eq!(slots.hold_due(slot, 70).map(|intent| intent.key), Some(intent("/b").key));
+        assert!(slots.hold_due(slot, 70).is_none(), "it is held");
+    }
+}

@@ -329,7 +329,7 @@ fn what_can_not_be_served_is_refused_with_one_line() {
     check(Master::builder(&volumes), 1, "belongs to cluster");
     let (dir, file) = (TempDir::new(), "indexdb");
     std::fs::write(dir.join(file), b"").expect("our directory is writable");
-    check(Master::builder(&volumes).db(dir.join(file)), 1, "can't be opened");
+    check(Master::builder(&volumes).db(dir.join(file)), 1, "Not a directory");
 }
 
 #[test]
