@@ -3,7 +3,7 @@
 //! Intents live in numbered slots of the index that are overwritten again and again, so that a write leaves no
 //! tombstone in the engine. A slot is either free, held by a writer, or waiting to be settled.
 
-use crate::model::{Intent, Key};
+use crate::model::{File, Intent, Key};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// All entries that are not keys of blobs begin with this; keys begin with `/`, which sorts behind.
@@ -91,6 +91,13 @@ impl Slots {
     pub(super) fn due_of(&self, key: &Key) -> u64 {
         let due = self.slots_of(key).iter().filter_map(|slot| self.due_of.get(slot));
         due.copied().max().unwrap_or(0)
+    }
+
+    /// Whether an intent of `key`, other than the one in `slot`, names a blob that is still to be removed.
+    pub(super) fn others_name_blobs(&self, key: &Key, slot: u32) -> bool {
+        let others = self.slots_of(key).iter().filter(|other| **other != slot);
+        let mut files = others.filter_map(|other| self.intents.get(other)).flat_map(|intent| &intent.files);
+        files.any(|placed| placed.file != File::Sidecar)
     }
 
     /// Stores a new intent in the lowest free slot and holds its key. `None` when all are taken.

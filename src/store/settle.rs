@@ -109,7 +109,7 @@ impl Store {
         let stale = blobs.into_iter().filter(|placed| !current.is_some_and(|record| names(record, placed)));
         let removals = join_all(stale.map(|placed| self.remove_file(reservation, placed))).await;
         left.extend(removals.into_iter().flatten());
-        let blobs_left = left.iter().any(is_blob);
+        let blobs_left = reservation.blobs_elsewhere() || left.iter().any(is_blob);
         left.extend(self.settle_sidecars(reservation, current, sidecars, blobs_left).await);
         left
     }
