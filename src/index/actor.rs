@@ -263,7 +263,8 @@ impl<T: Table> Actor<T> {
         }
         // What is removed is no record any more.
         let previous = previous.filter(|_| !matches!(verb, Verb::Remove { .. }));
-        let held = Held { key, slot, time_us, generation, previous, files, waits_until_us };
+        let blobs_elsewhere = self.slots.others_name_blobs(&key, slot);
+        let held = Held { key, slot, time_us, generation, previous, files, waits_until_us, blobs_elsewhere };
         batch.after.push(After::Reserved(held, reply));
     }
 
@@ -328,7 +329,10 @@ impl<T: Table> Actor<T> {
         let Some(intent) = self.slots.hold_due(slot, now_us()) else { return Ok(Ok(None)) };
         let time_us = self.new_time(&key, previous.as_ref());
         let files = intent.files.clone();
-        let held = Held { key, slot, time_us, generation: true, previous, files, waits_until_us: 0 };
+        let blobs_elsewhere = self.slots.others_name_blobs(&key, slot);
+        let waits_until_us = 0;
+        let held =
+            Held { key, slot, time_us, generation: true, previous, files, waits_until_us, blobs_elsewhere };
         Ok(Ok(Some(Reservation::new(self.sender.clone(), held))))
     }
 

@@ -17,6 +17,7 @@ pub(super) struct Held {
     pub(super) previous: Option<Record>,
     pub(super) files: Vec<PlacedFile>,
     pub(super) waits_until_us: u64,
+    pub(super) blobs_elsewhere: bool,
 }
 
 /// A claim on a key. End it with [`Reservation::commit`] or [`Reservation::release`].
@@ -75,6 +76,12 @@ impl Reservation {
     /// over; 0 if it took over none.
     pub fn waits_until_us(&self) -> u64 {
         self.held.waits_until_us
+    }
+
+    /// Whether earlier writes have left blobs of this key that are still to be removed, and that this reservation knows
+    /// nothing of. As long as there are any, tombstones must stay.
+    pub fn blobs_elsewhere(&self) -> bool {
+        self.held.blobs_elsewhere
     }
 
     /// Extends the intent to a new version at `replica`; returns when that is durable.

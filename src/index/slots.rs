@@ -3,7 +3,7 @@
 //! Intents live in numbered slots of the index that are overwritten again and again, so that a write leaves no
 //! tombstone in the engine. A slot is either free, held by a writer, or waiting to be settled.
 
-use crate::model::{Intent, Key};
+use crate::model::{File, Intent, Key};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// All entries that are not keys of blobs begin with this; keys begin with `/`, which sorts behind.
@@ -91,6 +91,13 @@ impl Slots {
     pub(super) fn due_of(&self, key: &Key) -> u64 {
         let due = self.slots_of(key).iter().filter_map(|slot| self.due_of.get(slot));
         due.copied().max().unwrap_or(0)
+    }
+
+    /// Whether an intent of `key`, other than the one in `slot`, names a blob that is still to be removed.
+    pub(super) fn others_name_blobs(&self, key: &Key, slot: u32) -> bool {
+        let others = self.slots_of(key).iter().filter(|other| **other != slot);
+        let mut files = others.filter_map(|other| self.intents.get(other)).flat_map(|intent| &intent.files);
+        files.any(|placed| placed.file != File::Sidecar)
     }
 
     /// Stores a new intent in the lowest free slot and holds its key. `None` when all are taken.
@@ -184,5 +191,32 @@ impl Slots {
     fn wait_until(&mut self, slot: u32, due_us: u64) {
         self.due.insert((due_us, slot));
         self.due_of.insert(slot, due_us);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn intent(key: &str) -> Intent {
+        let key = Key::new(key.as_bytes()).expect("it is a key");
+        Intent { key, time_us: 1, not_before_us: 0, files: Vec::new() }
+    }
+
+    #[test]
+    fn a_slot_that_went_to_another_write_is_not_settled_before_its_time() {
+        let mut slots = Slots::default();
+        let slot = slots.hold_new(intent("/a")).expect("there is room");
+        slots.let_go(slot, 10);
+        let due = slots.due(10, 5);
+        assert_eq!(due.len(), 1);
+        // The key is removed, and its slot taken by a write that must wait longer.
+        slots.clear(slot);
+        assert_eq!(slots.hold_new(intent("/b")), Some(slot));
+        assert!(slots.hold_due(slot, 10).is_none(), "it is held");
+        slots.let_go(slot, 70);
+        assert!(slots.hold_due(slot, 10).is_none(), "it is not due");
+        assert_eq!(slots.hold_due(slot, 70).map(|intent| intent.key), Some(intent("/b").key));
+        assert!(slots.hold_due(slot, 70).is_none(), "it is held");
     }
 }

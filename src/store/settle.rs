@@ -66,12 +66,13 @@ impl Store {
         intent.files.iter().any(|placed| is_blob(placed) == has_blobs && self.is_ready(placed))
     }
 
-    /// Whether the answer of the file's volume would be final: it is up, and has been for the grace period.
+    /// Whether the answer of the file's volume would be final: it is up and, where something is in doubt, has been for
+    /// the grace period. What is in no doubt need not wait for that: on a busy volume some answer is always late.
     pub(super) fn is_ready(&self, placed: &PlacedFile) -> bool {
         let health = self.volumes.health();
         let quiet_us = self.options.grace.as_micros() as u64;
         let since = health.last_unreachable_us(&placed.replica).map_or(0, |time_us| time_us + quiet_us);
-        health.is_up(&placed.replica) && since <= now_us()
+        health.is_up(&placed.replica) && (!placed.in_doubt || since <= now_us())
     }
 
     async fn settle_slot(&self, slot: u32) -> Result<(), StoreError> {
@@ -108,7 +109,7 @@ impl Store {
         let stale = blobs.into_iter().filter(|placed| !current.is_some_and(|record| names(record, placed)));
         let removals = join_all(stale.map(|placed| self.remove_file(reservation, placed))).await;
         left.extend(removals.into_iter().flatten());
-        let blobs_left = left.iter().any(is_blob);
+        let blobs_left = reservation.blobs_elsewhere() || left.iter().any(is_blob);
         left.extend(self.settle_sidecars(reservation, current, sidecars, blobs_left).await);
         left
     }

@@ -337,6 +337,30 @@ fn removal_is_finished_when_the_volume_comes_back() {
 }
 
 #[test]
+fn failed_write_leaves_the_tombstones_of_a_removal() {
+    let mut cluster = Cluster::of(4, hasty);
+    cluster.master.put("/k", b"one");
+    let volumes = volumes_of(&cluster.master.call("GET", "/k", b""));
+    cluster.volume_of(&volumes[0]).stop();
+    assert_eq!(cluster.master.call("DELETE", "/k", b"").status, 503);
+    let url = cluster.master.url("/k");
+    for content in [body(10), body(LARGE)] {
+        let refused = http("PUT", &url, &content, &[("Content-MD5", "XUFAKrxLKna5cZ2REBfFkg==")]);
+        assert_eq!(refused.status, 400, "{}", refused.text());
+    }
+    for place in &volumes[1..] {
+        let volume = cluster.volume_of(place);
+        let sidecar = volume.files().into_iter().find(|file| file.ends_with(".meta")).expect("a tombstone");
+        let text = fs::read_to_string(volume.dir().join(sidecar)).expect("it is there");
+        assert!(text.contains("\"deleted\""), "{text}");
+    }
+    cluster.volume_of(&volumes[0]).start_again();
+    eventually("everything is removed", || cluster.files().is_empty());
+    cluster.master.put("/k", b"two");
+    assert_eq!(cluster.master.fetch("/k"), (200, b"two".to_vec()));
+}
+
+#[test]
 fn removal_survives_restarts_and_spares_what_was_written_since() {
     let mut cluster = Cluster::of(4, hasty);
     cluster.master.put("/k", b"one");
