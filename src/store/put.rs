@@ -290,9 +290,11 @@ impl Write<'_> {
 
     /// Removes what was written and leaves the record as it was.
     async fn undo(self, err: StoreError) -> Result<Stored, StoreError> {
-        let mut files = self.left_at_lost_places();
+        // A volume that did not answer in time would not answer the removal either, and the client waits.
+        let (mut left, mut files): (Vec<_>, Vec<_>) =
+            self.left_at_lost_places().into_iter().partition(|placed| placed.in_doubt);
         files.extend(files_at(&self.good, &self.kinds()));
-        let left = self.store.settle_files(&self.reservation, files).await;
+        left.extend(self.store.settle_files(&self.reservation, files).await);
         let ending = Ending { left, not_before_us: self.store.after_grace_us() };
         self.reservation.release(ending).await?;
         Err(err)
