@@ -89,6 +89,8 @@ fn run(options: Options) -> Outcome<()> {
     let mut report = Report::new(&bench);
     for (name, measure) in GROUPS {
         if bench.options.wants(name) {
+            // What one measurement has left in the page cache is not to be the next one's burden.
+            std::process::Command::new("sync").status()?;
             eprintln!("bench: {name}");
             report.add(name, measure(&bench)?);
         }

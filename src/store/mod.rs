@@ -7,6 +7,7 @@
 mod body;
 mod error;
 mod get;
+mod hash;
 mod link;
 mod list;
 mod note;

@@ -4,6 +4,7 @@
 //! fails, the record stays as it was and what was written is removed or remembered.
 
 use super::body::{Body, Sized};
+use super::hash::Hasher;
 use super::{BodyError, BodyLimits, Store, StoreError};
 use crate::index::{Ending, Reservation, Verb, files_at, files_of_record};
 use crate::model::{File, Key, Md5, PlacedFile, Record, Replica, State, path_of};
@@ -171,7 +172,7 @@ impl Write<'_> {
     ) -> Result<(Content, Source), StoreError> {
         let places = std::mem::take(&mut self.good);
         let mut upload = self.store.volumes.upload(&places, &self.path, length, self.reservation.time_us());
-        let (mut size, mut md5) = (0, md5::Context::new());
+        let (mut size, mut hasher) = (0, Hasher::new());
         loop {
             let chunk = match body.next().await {
                 Ok(Some(chunk)) => chunk,
@@ -182,8 +183,8 @@ impl Write<'_> {
                 }
             };
             size += chunk.len() as u64;
-            md5.consume(&chunk);
             let given = Instant::now();
+            hasher.add(chunk.clone()).await;
             // When no replica is left, finishing tells why.
             if upload.write(chunk).await.is_err() {
                 break;
@@ -191,7 +192,7 @@ impl Write<'_> {
             body.forgive_wait(given.elapsed());
         }
         upload.finish().await.into_iter().for_each(|outcome| self.sort_out_sent(outcome));
-        let content = Content { size, md5: Some(Md5(md5.finalize().0)) };
+        let content = Content { size, md5: Some(hasher.finish().await) };
         if !self.good.is_empty() {
             check_md5(announced, content.md5)?;
         }
