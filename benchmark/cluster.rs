@@ -31,8 +31,8 @@ pub(crate) struct Cluster {
 pub(crate) struct Setup<'a> {
     pub(crate) parent: &'a Path,
     pub(crate) replicas: usize,
-    /// `file` or `health`.
-    pub(crate) check: &'a str,
+    /// Further flags of the master.
+    pub(crate) flags: &'a [&'a str],
     /// An index that is there already; `None` for a new one beside the volumes.
     pub(crate) index: Option<&'a Path>,
 }
@@ -56,7 +56,7 @@ impl Cluster {
         let own_index = place.0.join("indexdb");
         command.arg("--db").arg(setup.index.unwrap_or(&own_index)).args(["--volumes", &names.join(",")]);
         command.args(["--replicas", &setup.replicas.to_string(), "--port", &port.to_string()]);
-        command.args(["--listen", "127.0.0.1", "--check", setup.check, "server"]).env("RUST_LOG", "warn");
+        command.args(["--listen", "127.0.0.1", "server"]).args(setup.flags).env("RUST_LOG", "warn");
         let master = started(Process::start(&command)?, port)?;
         Ok(Cluster { master, address: format!("127.0.0.1:{port}"), volumes, placer, _place: place })
     }

@@ -16,7 +16,7 @@ type Kept = Vec<(String, Connection)>;
 pub(crate) fn run(bench: &Bench) -> Outcome<Vec<Figure>> {
     let mut figures = Vec::new();
     for (parent, medium) in [(&bench.scratch.memory, "tmpfs"), (&bench.scratch.disk, "disk")] {
-        let cluster = Cluster::start(&Setup { parent, replicas: 3, check: "file", index: None })?;
+        let cluster = Cluster::start(&Setup { parent, replicas: 3, flags: &[], index: None })?;
         let load = Load { connections: CONNECTIONS, seconds: bench.options.seconds(), steps: u64::MAX };
         let piece = noise(BLOB_BYTES);
         let body = Body { piece: &piece, times: 1 };

@@ -38,7 +38,7 @@ pub(crate) fn present(bench: &Bench) -> Outcome<Vec<Figure>> {
 }
 
 fn cluster(bench: &Bench, check: &str, index: Option<&std::path::Path>) -> Outcome<Cluster> {
-    Cluster::start(&Setup { parent: &bench.scratch.memory, replicas: 3, check, index })
+    Cluster::start(&Setup { parent: &bench.scratch.memory, replicas: 3, flags: &["--check", check], index })
 }
 
 /// Takes turns with the constant handler, under the same load.

@@ -19,7 +19,7 @@ pub(crate) fn run(bench: &Bench) -> Outcome<Vec<Figure>> {
     let (mut ours, mut limits, mut growth) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..bench.options.rounds() {
         limits.push(MILLION as f64 / read_all(&index)?);
-        let setup = Setup { parent: &bench.scratch.memory, replicas: 3, check: "file", index: Some(&index) };
+        let setup = Setup { parent: &bench.scratch.memory, replicas: 3, flags: &[], index: Some(&index) };
         let cluster = Cluster::start(&setup)?;
         let master = cluster.master.id();
         let idle = rss_mib(master);

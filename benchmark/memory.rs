@@ -28,7 +28,7 @@ pub(crate) fn run(bench: &Bench) -> Outcome<Vec<Figure>> {
 }
 
 fn start(bench: &Bench) -> Outcome<Cluster> {
-    Cluster::start(&Setup { parent: &bench.scratch.memory, replicas: 3, check: "file", index: None })
+    Cluster::start(&Setup { parent: &bench.scratch.memory, replicas: 3, flags: &[], index: None })
 }
 
 /// How far memory grows during `count` uploads of so many pieces at once, in MiB.

@@ -82,7 +82,10 @@ pub(super) async fn put(
     let request = PutRequest { key, replace, length, md5, body, limits: api.options.body };
     let stored = run_detached(async move { store.put(request).await }).await?;
     let mut response = if stored.replaced { HttpResponse::NoContent() } else { HttpResponse::Created() };
-    Ok(response.insert_header((CONTENT_MD5, stored.md5.to_string())).finish())
+    if let Some(md5) = stored.md5 {
+        response.insert_header((CONTENT_MD5, md5.to_string()));
+    }
+    Ok(response.finish())
 }
 
 /// A change without a body, answered with 204.

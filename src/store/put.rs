@@ -35,8 +35,8 @@ pub struct PutRequest<S> {
 /// What was stored.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// The content's MD5.
-    pub md5: Md5,
+    /// The content's MD5, if it was computed.
+    pub md5: Option<Md5>,
     /// The content's size in bytes.
     pub size: u64,
     /// Whether a live blob was overwritten.
@@ -151,7 +151,8 @@ impl Write<'_> {
 
     /// Sends a small body to all places at once.
     async fn send(&mut self, bytes: Bytes, announced: Option<Md5>) -> Result<(Content, Source), StoreError> {
-        let content = Content { size: bytes.len() as u64, md5: Some(Md5(md5::compute(&bytes).0)) };
+        let wanted = self.store.options.md5sum || announced.is_some();
+        let content = Content { size: bytes.len() as u64, md5: wanted.then(|| Md5(md5::compute(&bytes).0)) };
         check_md5(announced, content.md5)?;
         let (volumes, path, time_us) = (&self.store.volumes, &self.path, self.reservation.time_us());
         let places = std::mem::take(&mut self.good);
@@ -172,7 +173,9 @@ impl Write<'_> {
     ) -> Result<(Content, Source), StoreError> {
         let places = std::mem::take(&mut self.good);
         let mut upload = self.store.volumes.upload(&places, &self.path, length, self.reservation.time_us());
-        let (mut size, mut hasher) = (0, Hasher::new());
+        // Hashing is the longest part of a large write; without --md5sum only a client's own MD5 asks for it.
+        let mut hasher = (self.store.options.md5sum || announced.is_some()).then(Hasher::new);
+        let mut size = 0;
         loop {
             let chunk = match body.next().await {
                 Ok(Some(chunk)) => chunk,
@@ -184,7 +187,9 @@ impl Write<'_> {
             };
             size += chunk.len() as u64;
             let given = Instant::now();
-            hasher.add(chunk.clone()).await;
+            if let Some(hasher) = &mut hasher {
+                hasher.add(chunk.clone()).await;
+            }
             // When no replica is left, finishing tells why.
             if upload.write(chunk).await.is_err() {
                 break;
@@ -192,7 +197,11 @@ impl Write<'_> {
             body.forgive_wait(given.elapsed());
         }
         upload.finish().await.into_iter().for_each(|outcome| self.sort_out_sent(outcome));
-        let content = Content { size, md5: Some(hasher.finish().await) };
+        let md5 = match hasher {
+            Some(hasher) => Some(hasher.finish().await),
+            None => None,
+        };
+        let content = Content { size, md5 };
         if !self.good.is_empty() {
             check_md5(announced, content.md5)?;
         }
@@ -285,8 +294,7 @@ impl Write<'_> {
         left.extend(previous.map_or_else(Vec::new, |old| outdated(self.reservation.key(), old, &record)));
         let ending = Ending { left, not_before_us: self.store.after_grace_us() };
         self.reservation.commit(record, ending).await?;
-        let md5 = content.md5.expect("the MD5 of a blob is computed on its way");
-        Ok(Stored { md5, size: content.size, replaced })
+        Ok(Stored { md5: content.md5, size: content.size, replaced })
     }
 
     /// Removes what was written and leaves the record as it was.
