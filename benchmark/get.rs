@@ -7,7 +7,7 @@ use crate::report::{Figure, Target, median};
 use crate::wrk::{Keys, rate};
 use crate::{Bench, Outcome, records};
 
-/// What the issue of the data path wants of a missing key.
+/// What is wanted of a missing key.
 const MISSING: Target = Target::RatioAtLeast(0.8);
 
 const LIMIT: &str = "constant handler";

@@ -10,7 +10,7 @@ use crate::{Bench, Outcome};
 
 const PIECE_BYTES: usize = 256 << 10;
 
-/// What the issue of the data path allows, in MiB over idle.
+/// What is allowed, in MiB over idle.
 const MOST_MIB: f64 = 64.0;
 
 pub(crate) fn run(bench: &Bench) -> Outcome<Vec<Figure>> {

@@ -18,7 +18,7 @@ const LOOKUP_INTERVAL: Duration = Duration::from_millis(1);
 /// Blobs that are written in a second; each is a record and, before it, an intent.
 const WRITES_PER_SECOND: u32 = 1000;
 
-/// What the issue of the data path allows at a million records.
+/// What is allowed at a million records, in ms.
 const MOST_MS: f64 = 50.0;
 
 pub(crate) fn run(bench: &Bench) -> Outcome<Vec<Figure>> {

@@ -50,7 +50,8 @@ pub enum ServerError {
     },
     /// A volume of another cluster.
     #[error(
-        "volume {volume} belongs to cluster {theirs}, not to {ours}; if the index was lost, rebuild it; --adopt takes the volume over"
+        "volume {volume} belongs to cluster {}, not to {ours}; if the index was lost, rebuild it; --adopt takes the volume over",
+        theirs.escape_debug()
     )]
     Foreign {
         /// The volume.

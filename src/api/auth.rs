@@ -86,8 +86,10 @@ async fn ask_a_volume(store: &Store) -> Result<(), ApiError> {
     for root in roots {
         match store.volumes().head(&root, NO_FILE).await {
             Ok(_) => return Ok(()),
-            Err(err) if matches!(err.status(), Some(401 | 403)) => return Err(ApiError::Unauthorized),
-            Err(err) if err.status().is_some_and(|status| status < 500) => return Ok(()),
+            // Also what it can't read: nginx answers 400 to a header that is too long for it.
+            Err(err) if err.status().is_some_and(|status| status < 500) => {
+                return Err(ApiError::Unauthorized);
+            }
             Err(_) => {}
         }
     }

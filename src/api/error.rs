@@ -112,6 +112,7 @@ fn status_of(err: &StoreError) -> StatusCode {
         StoreError::ListTooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         StoreError::NotEnoughVolumes { .. }
         | StoreError::NotReplicated { .. }
+        | StoreError::Restless { .. }
         | StoreError::Unavailable { .. }
         | StoreError::RemovalPending { .. }
         | StoreError::NoSidecar { .. } => StatusCode::SERVICE_UNAVAILABLE,

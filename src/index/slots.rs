@@ -171,11 +171,12 @@ impl Slots {
         due.filter_map(|(_, slot)| Some((*slot, self.intents.get(slot)?.clone()))).collect()
     }
 
-    /// Puts a waiting intent off; no effect on one that is held.
+    /// Puts a waiting intent off; no effect on one that is held, or waits longer: its slot may have gone to another
+    /// write since it was listed.
     pub(super) fn postpone(&mut self, slot: u32, until_us: u64) {
         if let Some(due_us) = self.due_of.get(&slot).copied() {
             self.due.remove(&(due_us, slot));
-            self.wait_until(slot, until_us);
+            self.wait_until(slot, until_us.max(due_us));
         }
     }
 
@@ -215,7 +216,8 @@ mod tests {
         assert_eq!(slots.hold_new(intent("/b")), Some(slot));
         assert!(slots.hold_due(slot, 10).is_none(), "it is held");
         slots.let_go(slot, 70);
-        assert!(slots.hold_due(slot, 10).is_none(), "it is not due");
+        slots.postpone(slot, 20);
+        assert!(slots.hold_due(slot, 20).is_none(), "it is not due");
         assert_eq!(slots.hold_due(slot, 70).map(|intent| intent.key), Some(intent("/b").key));
         assert!(slots.hold_due(slot, 70).is_none(), "it is held");
     }

@@ -43,14 +43,16 @@ pub fn path_of(key: &Key, file: File) -> String {
     }
 }
 
-/// Where the Go original's nginx stored `key`, if its base64 contains `//` and a file of that name can be.
+/// Where the Go original's nginx stored `key`, if its base64 contains `//` and a file of that name can be. `None` also
+/// where that is the path of another key: the file is that one's, and must not be removed with this.
 pub fn folded_path(key: &Key) -> Option<String> {
     let name = STANDARD.encode(key.as_bytes());
     if !name.contains("//") || name.ends_with('/') || longest_component(&name) > MAX_NAME_BYTES {
         return None;
     }
     let parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty()).collect();
-    Some(format!("{}/{}", folder(key.as_bytes()), parts.join("/")))
+    let path = format!("{}/{}", folder(key.as_bytes()), parts.join("/"));
+    decode_path(&path).is_none().then_some(path)
 }
 
 /// The key and the kind of file that `path` (below a volume or subvolume, beginning with `/`) is; `None` if
@@ -176,6 +178,23 @@ mod tests {
         assert_eq!(STANDARD.encode(key.as_bytes()), "L2FiL///eHl6");
         assert_eq!(folded_path(&key).unwrap()[7..], *"L2FiL/eHl6");
         assert_eq!(folded_path(&Key::new(*b"/hello").unwrap()), None);
+    }
+
+    #[test]
+    fn a_folded_path_is_never_that_of_another_key() {
+        // Four more slashes in base64 are three more bytes; one key in 65,536 has its folder in common with the other.
+        let pair = (0..1_u32 << 20).find_map(|number| {
+            let other = [&b"/a?"[..], &number.to_be_bytes()].concat();
+            let name = STANDARD.encode(&other);
+            let longer = STANDARD.decode(name.replacen('/', "/////", 1)).ok()?;
+            let is_pair = name.contains('/') && usable(&name) && folder(&longer) == folder(&other);
+            is_pair.then(|| (Key::new(longer).unwrap(), Key::new(other).unwrap()))
+        });
+        let (key, other) = pair.unwrap();
+        assert!(path_of(&key, File::Blob(None)).contains("/=/"));
+        assert!(!path_of(&other, File::Blob(None)).contains("/=/"));
+        assert_eq!(folded_path(&key), None);
+        assert_ne!(path_of(&key, File::Folded), path_of(&other, File::Blob(None)));
     }
 
     #[test]

@@ -61,6 +61,12 @@ pub enum StoreError {
         /// The key.
         key: Key,
     },
+    /// The record changed each time that its replicas were looked for.
+    #[error("{key} is overwritten faster than it can be found; try again")]
+    Restless {
+        /// The key.
+        key: Key,
+    },
     /// No replica answered.
     #[error("no replica of {key} can be reached: {source}")]
     Unavailable {

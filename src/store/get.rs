@@ -58,13 +58,13 @@ impl Store {
                 None => {
                     let now = self.live(key).await?;
                     if now == record {
-                        break;
+                        return Err(StoreError::Gone { key: key.clone() });
                     }
                     record = now;
                 }
             }
         }
-        Err(StoreError::Gone { key: key.clone() })
+        Err(StoreError::Restless { key: key.clone() })
     }
 
     async fn live(&self, key: &Key) -> Result<Record, StoreError> {

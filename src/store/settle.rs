@@ -7,12 +7,13 @@
 use super::sidecars::{describe, tombstone};
 use super::{Store, StoreError};
 use crate::index::{Ending, IndexError, Reservation, now_us};
-use crate::model::{File, Intent, PlacedFile, Record, path_of};
+use crate::model::{File, Intent, Key, PlacedFile, Record, path_of};
 use crate::volume::VolumeError;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream;
 use log::{debug, error, warn};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Intents that are looked at in one go; what is put off makes room for others.
 const INTENTS_AT_ONCE: usize = 256;
+
+/// After this time the intents of a key that was being written are looked at again.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Keys that are settled at the same time: the background must not crowd out clients.
 const KEYS_AT_ONCE: usize = 8;
@@ -54,7 +58,9 @@ impl Store {
             let slots = away.iter().map(|(slot, _)| *slot).collect();
             self.index.postpone(slots, self.after_grace_us()).await?;
         }
-        let settled = stream::iter(ready).map(|(slot, _)| self.settle_slot(slot));
+        let mut slots_of = BTreeMap::<Key, Vec<u32>>::new();
+        ready.into_iter().for_each(|(slot, intent)| slots_of.entry(intent.key).or_default().push(slot));
+        let settled = stream::iter(slots_of.into_values()).map(|slots| self.settle_slots(slots));
         let results: Vec<_> = settled.buffer_unordered(KEYS_AT_ONCE).collect().await;
         results.into_iter().collect::<Result<(), StoreError>>()?;
         Ok(more)
@@ -75,8 +81,21 @@ impl Store {
         health.is_up(&placed.replica) && (!placed.in_doubt || since <= now_us())
     }
 
-    async fn settle_slot(&self, slot: u32) -> Result<(), StoreError> {
-        let Some(reservation) = self.index.claim(slot).await? else { return Ok(()) };
+    /// Settles intents of one key, one after another. When somebody is writing it, the rest is put off: what can't be
+    /// settled must not stand for ever before what can.
+    async fn settle_slots(&self, mut slots: Vec<u32>) -> Result<(), StoreError> {
+        while let Some(slot) = slots.last() {
+            let Some(reservation) = self.index.claim(*slot).await? else {
+                let until_us = now_us() + BUSY_PAUSE.as_micros() as u64;
+                return Ok(self.index.postpone(slots, until_us).await?);
+            };
+            self.settle_claimed(reservation).await?;
+            slots.pop();
+        }
+        Ok(())
+    }
+
+    async fn settle_claimed(&self, reservation: Reservation) -> Result<(), StoreError> {
         let files = reservation.files().to_vec();
         let (mut ready, left): (Vec<_>, Vec<_>) = files.into_iter().partition(|placed| self.is_ready(placed));
         // It is due and its volume has been there all the time: nothing is on its way any more.

@@ -195,6 +195,30 @@ fn killed_server_leaves_nothing_of_its_uploads() {
     }
 }
 
+/// Overwritten versions of a key can't be removed while somebody writes it; those of all others can.
+#[test]
+fn key_that_is_being_written_keeps_no_other_from_being_settled() {
+    const MANY: usize = 300;
+    let cluster = Cluster::of(3, |master| master.flag("grace", "4s"));
+    for number in 0..=MANY {
+        let stored = cluster.master.call("REPLACE", "/hot", number.to_string().as_bytes());
+        assert!(matches!(stored.status, 201 | 204), "{}", stored.text());
+    }
+    let mut upload = TcpStream::connect(cluster.master.addr()).expect("the master listens");
+    let head = "REPLACE /hot HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n";
+    upload.write_all(head.as_bytes()).expect("it is read");
+    upload.write_all(&[0; 100_000]).expect("it is read");
+    eventually("the key is held", || cluster.master.call("UNLINK", "/hot", b"").status == 409);
+    cluster.master.put("/other", b"one");
+    assert_eq!(cluster.master.call("REPLACE", "/other", b"two").status, 204);
+    // The plain path of /other.
+    let plain = || cluster.files().iter().filter(|file| file.ends_with("/L290aGVy")).count();
+    assert_eq!(plain(), 3);
+    eventually("the other's old version is removed", || plain() == 0);
+    assert_eq!(cluster.master.call("UNLINK", "/hot", b"").status, 409, "the key is held all the time");
+    drop(upload);
+}
+
 /// `./mkv up` with ports of its own.
 struct Up {
     dir: TempDir,

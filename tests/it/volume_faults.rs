@@ -532,6 +532,22 @@ fn credentials_are_asked_for_on_every_method_and_never_logged() {
     }
 }
 
+/// A password too long for nginx is answered with 400, which is neither a yes nor a no.
+#[test]
+fn credentials_that_volumes_can_not_read_are_not_accepted() {
+    let dir = TempDir::new();
+    let volumes = locked_volumes(&dir);
+    let master = hasty(Master::builder(&addresses(&volumes))).flag("basicauth", "true").start();
+    let url = master.url("/k");
+    assert_eq!(http("PUT", &url, b"one", &[RIGHT]).status, 201);
+    let long = format!("Basic {}", "bWU6d3Jvbmdi".repeat(1000));
+    for method in METHODS {
+        let response = http(method, &url, b"x", &[("Authorization", &long)]);
+        assert_eq!(response.status, 401, "{method}: {}", response.text());
+    }
+    assert_eq!(http("GET", &url, b"", &[RIGHT]).status, 302, "the key is still there");
+}
+
 /// How many volumes know their cluster.
 fn cluster_files(volumes: &[Volume]) -> usize {
     volumes.iter().filter(|volume| volume.files().iter().any(|file| file == "=cluster")).count()
