@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::index::table::TableError;
 use crate::index::{self, IndexError, IndexSender, IndexServer, leveldb};
 use crate::model::{Placer, Volume};
-use crate::store::{Store, StoreOptions, note_tombstones, settle_forever};
+use crate::store::{Access, Store, StoreOptions, note_tombstones, settle_forever};
 use crate::volume::{self, ClusterId, Health, ProbeOutcome, Timeouts, VolumeClient};
 use actix_rt::signal::unix::{Signal, SignalKind, signal};
 use actix_web::{App, HttpServer};
@@ -193,9 +193,13 @@ fn work_in_background(parts: &Parts, cluster: ClusterId, adopt: bool) {
         actix_rt::spawn(volume::watch(parts.volumes(), cluster, adopt));
         let own = parts.userpass.is_some() || !parts.api.basicauth;
         let accepted = Arc::clone(&parts.last_accepted);
-        let userpass = move || if own { None } else { accepted.get() };
-        actix_rt::spawn(note_tombstones(parts.store(), userpass.clone()));
-        actix_rt::spawn(settle_forever(parts.store(), userpass));
+        let access = move || match accepted.get() {
+            _ if own => Access::Own,
+            Some(userpass) => Access::Client(userpass),
+            None => Access::Nobody,
+        };
+        actix_rt::spawn(note_tombstones(parts.store(), access.clone()));
+        actix_rt::spawn(settle_forever(parts.store(), access));
     });
 }
 

@@ -48,6 +48,9 @@ pub enum UpError {
     /// Something else listens on the port of a volume.
     #[error("port {0} is in use; is the cluster running already? --port moves all four")]
     PortInUse(u16),
+    /// The volumes take the ports that follow.
+    #[error("--port {0} leaves no three ports above it for the volumes")]
+    PortTooHigh(u16),
     /// A volume did not start; its own words are on standard error.
     #[error("the volume on port {0} did not start")]
     Volume(u16),
@@ -72,7 +75,8 @@ impl Drop for Volumes {
 pub fn run(arguments: &Arguments) -> Result<(), UpError> {
     let dir = &arguments.dir;
     make_directory(dir)?;
-    let ports = (1..=VOLUMES).map(|number| arguments.port + number);
+    let last = arguments.port.checked_add(VOLUMES).ok_or(UpError::PortTooHigh(arguments.port))?;
+    let ports = arguments.port + 1..=last;
     let names: Vec<String> = ports.clone().map(|port| format!("localhost:{port}")).collect();
     let mut arguments = arguments.clone();
     arguments.db.get_or_insert_with(|| dir.join("indexdb").to_string_lossy().into_owned());

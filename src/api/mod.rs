@@ -11,6 +11,7 @@ pub use auth::LastAccepted;
 
 use crate::model::Key;
 use crate::store::{BodyLimits, Store};
+use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use auth::Authenticator;
@@ -129,11 +130,17 @@ fn refuse_foreign_protocols(request: &HttpRequest, query: &Query) -> Result<(), 
 
 /// One line for each request, asked for with `-v`. The path is logged as it came: it has no control characters.
 fn log_request(request: &HttpRequest, response: &HttpResponse, received: u64, started: Instant) {
+    let sent = match response.body().size() {
+        BodySize::Sized(bytes) => format!("{bytes} bytes"),
+        BodySize::None => "nothing".into(),
+        BodySize::Stream => "a stream".into(),
+    };
     log::debug!(
-        "{} {} -> {} in {:.1} ms, {received} bytes in",
+        "{} {} -> {} in {:.1} ms, {received} bytes in, {} out",
         request.method(),
         request.uri().path().escape_debug(),
         StatusCode::as_u16(&response.status()),
         started.elapsed().as_secs_f64() * 1000.0,
+        sent,
     );
 }

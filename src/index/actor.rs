@@ -8,7 +8,7 @@ use super::IndexError;
 use super::files_at;
 use super::message::{Change, Claimed, Listing, Message, Page, PageRequest, Reserved, Verb};
 use super::reservation::{Held, Reservation};
-use super::slots::{RESERVED_PREFIX, Slots, parse_slot_key, slot_key};
+use super::slots::{MAX_SLOTS, RESERVED_PREFIX, Slots, parse_slot_key, slot_key};
 use super::table::{self, Table, TableError};
 use crate::model::{File, Intent, Key, PlacedFile, Record, State, folded_path};
 use log::info;
@@ -470,7 +470,9 @@ fn stored_slots<T: Table>(table: &mut T, due_us: u64) -> Result<Slots, TableErro
             if !key.starts_with(RESERVED_PREFIX.as_bytes()) {
                 return Ok(slots);
             }
-            let Some(slot) = parse_slot_key(key) else { continue };
+            let Some(slot) = parse_slot_key(key).filter(|slot| (*slot as usize) < MAX_SLOTS) else {
+                continue;
+            };
             let intent = Intent::parse(value).map(in_doubt);
             if intent.is_none() && !value.is_empty() {
                 let reason = format!("slot {slot} holds no intent: {}", value.escape_ascii());

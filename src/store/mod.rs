@@ -27,6 +27,7 @@ pub use settle::run as settle_forever;
 use crate::index::{Index, now_us};
 use crate::model::{Key, Placer, Replica};
 use crate::volume::VolumeClient;
+use log::warn;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -58,6 +59,19 @@ pub struct Store {
     turns: Rc<Cell<usize>>,
 }
 
+/// Whose credentials the server's own work uses.
+pub enum Access {
+    /// The store's own, or none are needed.
+    Own,
+    /// A client's (`user:password`), the last that a volume accepted.
+    Client(String),
+    /// Volumes want credentials, and no client has shown any yet.
+    Nobody,
+}
+
+/// How often it is looked whether a client has shown credentials.
+const ACCESS_EVERY: Duration = Duration::from_secs(1);
+
 impl Store {
     /// A store over the thread's own handles.
     pub fn new(
@@ -73,6 +87,24 @@ impl Store {
     pub fn with_credentials(&self, userpass: Rc<str>) -> Store {
         let volumes = self.volumes.with_credentials(Some(Rc::clone(&userpass)));
         Store { volumes, userpass: Some(userpass), ..self.clone() }
+    }
+
+    /// The store for the server's own work. Waits while there are no credentials for it, and says so if work is waiting.
+    async fn for_background(&self, access: &impl Fn() -> Access) -> Store {
+        let mut said = false;
+        loop {
+            match access() {
+                Access::Own => return self.clone(),
+                Access::Client(userpass) => return self.with_credentials(userpass.into()),
+                Access::Nobody => {}
+            }
+            let waiting = self.index.unsettled().await.unwrap_or(0);
+            if waiting > 0 && !said {
+                warn!("{waiting} removals wait for credentials; give --userpass, or wait for a client's");
+                said = true;
+            }
+            actix_rt::time::sleep(ACCESS_EVERY).await;
+        }
     }
 
     /// The client's credentials (`user:password`), if it showed any.

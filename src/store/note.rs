@@ -3,7 +3,7 @@
 //! The Go original keeps a tombstone in the index only. After such an index was copied, every unlinked key is gone
 //! through once, in the background; what could not be done is tried again.
 
-use super::{ListRequest, Store, StoreError};
+use super::{Access, ListRequest, Store, StoreError};
 use crate::index::{IndexError, Listing, Verb};
 use crate::model::Key;
 use log::{debug, error, info, warn};
@@ -12,14 +12,10 @@ use std::time::Duration;
 /// How long after a pass that left something the next one begins: volumes have to come back for it.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
-/// Notes all tombstones, if that is still to be done. `userpass` gives other credentials than the store's own.
-pub async fn run(store: Store, userpass: impl Fn() -> Option<String>) {
+/// Notes all tombstones, if that is still to be done, with the credentials that `access` gives at the time.
+pub async fn run(store: Store, access: impl Fn() -> Access) {
     loop {
-        let store = match userpass() {
-            Some(userpass) => store.with_credentials(userpass.into()),
-            None => store.clone(),
-        };
-        match store.note_all().await {
+        match store.for_background(&access).await.note_all().await {
             Ok(0) => return,
             Ok(left) => warn!("{left} unlinked keys are not noted beside their files yet"),
             Err(StoreError::Index(IndexError::Stopped)) => return,
@@ -62,8 +58,8 @@ impl Store {
     async fn note(&self, key: &Key) -> Result<(), StoreError> {
         let reservation = match self.index.reserve(key, Verb::Note).await {
             Ok(reservation) => reservation,
-            // It was removed, relinked or is being written just now, which writes its sidecar.
-            Err(IndexError::NotFound { .. } | IndexError::Busy { .. }) => return Ok(()),
+            // It was removed or relinked just now, which says it on the volumes.
+            Err(IndexError::NotFound { .. }) => return Ok(()),
             Err(err) => return Err(err.into()),
         };
         let record = reservation.previous().cloned().expect("a tombstone is a record");

@@ -256,7 +256,7 @@ impl Write<'_> {
         loop {
             let from = sources.next().expect("there is at least one finished replica");
             match volumes.copy(from, path, to, path, content, time_us).await {
-                Err(CopyError::Source(err)) if sources.peek().is_some() => {
+                Err(err) if !matches!(err, CopyError::Target(_)) && sources.peek().is_some() => {
                     warn!("copying {} to {to}: {err}", self.reservation.key());
                 }
                 copied => return copied,

@@ -5,7 +5,7 @@
 //! reach, what a crash cut off, and overwritten versions are settled here in the background when they are due.
 
 use super::sidecars::{describe, tombstone};
-use super::{Store, StoreError};
+use super::{Access, Store, StoreError};
 use crate::index::{Ending, IndexError, Reservation, now_us};
 use crate::model::{File, Intent, Key, PlacedFile, Record, path_of};
 use crate::volume::VolumeError;
@@ -14,7 +14,6 @@ use futures_util::future::join_all;
 use futures_util::stream;
 use log::{debug, error, warn};
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::time::Duration;
 
 /// How often it is looked whether something is due.
@@ -29,14 +28,10 @@ const BUSY_PAUSE: Duration = Duration::from_secs(1);
 /// Keys that are settled at the same time: the background must not crowd out clients.
 const KEYS_AT_ONCE: usize = 8;
 
-/// Settles what is due, for ever. `userpass` gives the credentials to use, if others than the store's own.
-pub async fn run(store: Store, userpass: impl Fn() -> Option<String>) {
+/// Settles what is due, for ever, with the credentials that `access` gives at the time.
+pub async fn run(store: Store, access: impl Fn() -> Access) {
     loop {
-        let store = match userpass() {
-            Some(userpass) => store.with_credentials(Rc::from(userpass)),
-            None => store.clone(),
-        };
-        match store.settle_due().await {
+        match store.for_background(&access).await.settle_due().await {
             Ok(true) => {}
             Ok(false) => actix_rt::time::sleep(LOOK_EVERY).await,
             Err(StoreError::Index(IndexError::Stopped)) => return,
@@ -85,12 +80,20 @@ impl Store {
     /// settled must not stand for ever before what can.
     async fn settle_slots(&self, mut slots: Vec<u32>) -> Result<(), StoreError> {
         while let Some(slot) = slots.last() {
-            let Some(reservation) = self.index.claim(*slot).await? else {
-                let until_us = now_us() + BUSY_PAUSE.as_micros() as u64;
-                return Ok(self.index.postpone(slots, until_us).await?);
+            let pause = match self.index.claim(*slot).await {
+                Ok(Some(reservation)) => {
+                    self.settle_claimed(reservation).await?;
+                    slots.pop();
+                    continue;
+                }
+                Ok(None) => BUSY_PAUSE,
+                Err(err @ IndexError::Record { .. }) => {
+                    error!("what earlier writes left can't be settled: {err}");
+                    self.options.grace
+                }
+                Err(err) => return Err(err.into()),
             };
-            self.settle_claimed(reservation).await?;
-            slots.pop();
+            return Ok(self.index.postpone(slots, now_us() + pause.as_micros() as u64).await?);
         }
         Ok(())
     }
