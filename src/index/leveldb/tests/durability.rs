@@ -6,6 +6,7 @@ use super::support::{
     Faults, Place, Random, close, delete, files_named, fill, key, largest, missing, observed, open,
     open_small, put, small, watched,
 };
+use crate::index::leveldb::LevelTable;
 use crate::index::leveldb::guard::Operation;
 use crate::index::leveldb::{Options, SyncMode};
 use crate::index::table::{Table, TableError};
@@ -132,15 +133,21 @@ fn a_full_disk_in_a_compaction_loses_nothing() {
     }
 }
 
-/// The engine skips a table that it can't open, and answers "no such key".
-#[test]
-fn a_table_that_cannot_be_opened_is_an_error_and_not_a_missing_key() {
+/// 3,000 entries in tables, opened so that faults can be injected.
+fn filled_and_observed() -> (Place, Rc<Faults>, LevelTable) {
     let place = Place::new();
     let mut table = open_small(&place);
     fill(&mut table, (0..3_000).map(put)).expect("writes");
     close(table);
     let faults = Rc::new(Faults::default());
-    let mut table = open(&place.index(), observed(&faults)).expect("opens");
+    let table = open(&place.index(), observed(&faults)).expect("opens");
+    (place, faults, table)
+}
+
+/// The engine skips a table that it can't open, and answers "no such key".
+#[test]
+fn a_table_that_cannot_be_opened_is_an_error_and_not_a_missing_key() {
+    let (place, faults, mut table) = filled_and_observed();
     fail(&faults, TOO_MANY_FILES, 1, |operation| matches!(operation, Operation::Open(_)));
     assert!(table.get_many(&[&key(7), &key(1_500)]).is_err());
     drop(table);
@@ -155,12 +162,7 @@ fn a_table_that_cannot_be_opened_is_an_error_and_not_a_missing_key() {
 #[test]
 fn a_table_that_cannot_be_read_in_a_compaction_is_not_deleted() {
     for nth in [1, 2, 5, 9, 14, 30] {
-        let place = Place::new();
-        let mut table = open_small(&place);
-        fill(&mut table, (0..3_000).map(put)).expect("writes");
-        close(table);
-        let faults = Rc::new(Faults::default());
-        let mut table = open(&place.index(), observed(&faults)).expect("opens");
+        let (place, faults, mut table) = filled_and_observed();
         fail(&faults, TOO_MANY_FILES, nth, |operation| {
             matches!(operation, Operation::Open(_) | Operation::Read(_))
         });
