@@ -122,7 +122,7 @@ fn open_index(config: &Config) -> Result<IndexServer, TableError> {
     let options =
         leveldb::Options { sync, copy_mark: Some(index::copy_mark()), ..leveldb::Options::default() };
     let open = move || leveldb::open(&dir, options);
-    IndexServer::start(open, config.store.grace.as_micros() as u64)
+    IndexServer::start(open, config.store.grace_us())
 }
 
 async fn serve(config: Config, mut index: IndexServer) -> Result<(), ServerError> {

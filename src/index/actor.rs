@@ -10,7 +10,7 @@ use super::message::{Change, Claimed, Listing, Message, Page, PageRequest, Reser
 use super::reservation::{Held, Reservation};
 use super::slots::{MAX_SLOTS, RESERVED_PREFIX, Slots, parse_slot_key, slot_key};
 use super::table::{self, Table, TableError};
-use crate::model::{File, Intent, Key, PlacedFile, Record, State, folded_path};
+use crate::model::{File, Generation, Intent, Key, PlacedFile, Record, State, folded_path};
 use log::info;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Bound;
@@ -413,9 +413,7 @@ fn files_of(key: &Key, verb: &Verb, record: Option<&Record>, generation_us: Opti
     let replicas = record.map_or(&[][..], |record| &record.replicas);
     match verb {
         Verb::Put(places) | Verb::Replace(places) => {
-            let mut kinds = vec![File::Blob(generation_us.map(crate::model::Generation::new))];
-            kinds.extend(generation_us.map(|_| File::Sidecar));
-            files_at(places, &kinds)
+            files_at(places, &File::of_version(generation_us.map(Generation::new)))
         }
         Verb::Unlink | Verb::Relink | Verb::Note => files_at(replicas, &[File::Sidecar]),
         Verb::Remove { .. } => record.map_or_else(Vec::new, |record| files_of_record(key, record)),

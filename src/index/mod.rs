@@ -16,6 +16,7 @@ mod tests;
 
 use crate::model::{File, Intent, Key, PlacedFile, Record, RecordError, Replica};
 pub use actor::{files_of_record, now_us};
+use leveldb::STACK_BYTES;
 use lookups::Lookups;
 use message::Message;
 pub use message::{Listing, Page, PageRequest, Verb};
@@ -29,9 +30,6 @@ use tokio::sync::{mpsc, oneshot};
 /// Messages that may wait. Every connection has at most one on its way and lookups travel in batches, so a
 /// longer queue would only mean a longer wait.
 const MAILBOX_MESSAGES: usize = 8192;
-
-/// rusty-leveldb drops its block cache recursively; the default stack overflows with a large one.
-const STACK_BYTES: usize = 64 << 20;
 
 /// Why the index did not do what it was asked.
 #[derive(Debug, Error)]

@@ -86,8 +86,7 @@ impl Reservation {
 
     /// Extends the intent to a new version at `replica`; returns when that is durable.
     pub async fn extend(&mut self, replica: &Replica) -> Result<(), IndexError> {
-        let mut kinds = vec![File::Blob(self.generation())];
-        kinds.extend(self.generation().map(|_| File::Sidecar));
+        let kinds = File::of_version(self.generation());
         self.held.files.extend(files_at(std::slice::from_ref(replica), &kinds));
         let (reply, done) = oneshot::channel();
         let message = Message::Extend { slot: self.held.slot, files: self.held.files.clone(), reply };

@@ -246,6 +246,14 @@ async fn slots_are_used_again_and_gone_after_a_clean_stop() {
 }
 
 #[actix_rt::test]
+async fn each_new_index_is_a_cluster_of_its_own() {
+    let one = start(&MemoryTable::default()).sender().handle().cluster_id().await.unwrap();
+    let two = start(&MemoryTable::default()).sender().handle().cluster_id().await.unwrap();
+    assert_ne!(one, two);
+    assert!(one.len() == 32 && one.bytes().all(|byte| byte.is_ascii_hexdigit()), "{one}");
+}
+
+#[actix_rt::test]
 async fn many_writers_share_a_sync() {
     let table = MemoryTable { write_takes: Duration::from_millis(5), ..MemoryTable::default() };
     let index = start(&table).sender().handle();

@@ -32,6 +32,15 @@ pub enum File {
     Folded,
 }
 
+impl File {
+    /// The files that a version has for sure: a generation never goes without its sidecar.
+    pub fn of_version(generation: Option<Generation>) -> Vec<File> {
+        let mut files = vec![File::Blob(generation)];
+        files.extend(generation.map(|_| File::Sidecar));
+        files
+    }
+}
+
 /// The path of `file` of `key`, beginning with `/`. [`File::Folded`] of a key that has no folded path is the
 /// plain one.
 pub fn path_of(key: &Key, file: File) -> String {

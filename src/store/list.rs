@@ -5,7 +5,7 @@ use crate::index::{Listing, Page, PageRequest};
 use std::ops::Bound;
 
 /// The most keys that one listing answers.
-pub const LIST_MAX_KEYS: usize = 1_000_000;
+const LIST_MAX_KEYS: usize = 1_000_000;
 
 /// Keys of one page on their way through the server.
 const PAGE_KEYS: usize = 1000;

@@ -19,7 +19,7 @@ mod sidecars;
 pub use body::{BodyError, BodyLimits};
 pub use error::StoreError;
 pub use get::{Check, Found};
-pub use list::{LIST_MAX_KEYS, ListRequest};
+pub use list::ListRequest;
 pub use note::run as note_tombstones;
 pub use put::{PutRequest, Stored};
 pub use settle::run as settle_forever;
@@ -44,6 +44,13 @@ pub struct StoreOptions {
     pub check: Check,
     /// How long an overwritten version stays readable, and a volume is given to carry out an abandoned request.
     pub grace: Duration,
+}
+
+impl StoreOptions {
+    /// [`StoreOptions::grace`] in µs, as the times in intents are.
+    pub fn grace_us(&self) -> u64 {
+        self.grace.as_micros() as u64
+    }
 }
 
 /// The store as one thread sees it; cheap to clone.
@@ -131,6 +138,6 @@ impl Store {
 
     /// When something that is left now is to be settled, µs since 1970.
     fn after_grace_us(&self) -> u64 {
-        now_us() + self.options.grace.as_micros() as u64
+        now_us() + self.options.grace_us()
     }
 }

@@ -151,8 +151,8 @@ impl Write<'_> {
 
     /// Sends a small body to all places at once.
     async fn send(&mut self, bytes: Bytes, announced: Option<Md5>) -> Result<(Content, Source), StoreError> {
-        let wanted = self.store.options.md5sum || announced.is_some();
-        let content = Content { size: bytes.len() as u64, md5: wanted.then(|| Md5(md5::compute(&bytes).0)) };
+        let md5 = self.is_hashed(announced).then(|| Md5(md5::compute(&bytes).0));
+        let content = Content { size: bytes.len() as u64, md5 };
         check_md5(announced, content.md5)?;
         let (volumes, path, time_us) = (&self.store.volumes, &self.path, self.reservation.time_us());
         let places = std::mem::take(&mut self.good);
@@ -173,8 +173,7 @@ impl Write<'_> {
     ) -> Result<(Content, Source), StoreError> {
         let places = std::mem::take(&mut self.good);
         let mut upload = self.store.volumes.upload(&places, &self.path, length, self.reservation.time_us());
-        // Hashing is the longest part of a large write; without --md5sum only a client's own MD5 asks for it.
-        let mut hasher = (self.store.options.md5sum || announced.is_some()).then(Hasher::new);
+        let mut hasher = self.is_hashed(announced).then(Hasher::new);
         let mut size = 0;
         loop {
             let chunk = match body.next().await {
@@ -206,6 +205,11 @@ impl Write<'_> {
             check_md5(announced, content.md5)?;
         }
         Ok((content, Source::Replica))
+    }
+
+    /// Hashing is the longest part of a large write; without --md5sum only a client's own MD5 asks for it.
+    fn is_hashed(&self, announced: Option<Md5>) -> bool {
+        self.store.options.md5sum || announced.is_some()
     }
 
     fn sort_out_sent(&mut self, Outcome { replica, result }: Outcome) {
@@ -302,7 +306,7 @@ impl Write<'_> {
         // A volume that did not answer in time would not answer the removal either, and the client waits.
         let (mut left, mut files): (Vec<_>, Vec<_>) =
             self.left_at_lost_places().into_iter().partition(|placed| placed.in_doubt);
-        files.extend(files_at(&self.good, &self.kinds()));
+        files.extend(files_at(&self.good, &File::of_version(self.reservation.generation())));
         left.extend(self.store.settle_files(&self.reservation, files).await);
         let ending = Ending { left, not_before_us: self.store.after_grace_us() };
         self.reservation.release(ending).await?;
@@ -310,20 +314,13 @@ impl Write<'_> {
     }
 
     fn left_at_lost_places(&self) -> Vec<PlacedFile> {
-        let kinds = self.kinds();
+        let kinds = File::of_version(self.reservation.generation());
         let at = |lost: &Lost| {
             let mut files = files_at(std::slice::from_ref(&lost.replica), &kinds);
             files.iter_mut().for_each(|placed| placed.in_doubt = lost.failure.in_doubt());
             files
         };
         self.lost.iter().flat_map(at).collect()
-    }
-
-    fn kinds(&self) -> Vec<File> {
-        let generation = self.reservation.generation();
-        let mut kinds = vec![File::Blob(generation)];
-        kinds.extend(generation.map(|_| File::Sidecar));
-        kinds
     }
 
     fn failure(&self) -> StoreError {

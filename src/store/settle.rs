@@ -71,7 +71,7 @@ impl Store {
     /// the grace period. What is in no doubt need not wait for that: on a busy volume some answer is always late.
     pub(super) fn is_ready(&self, placed: &PlacedFile) -> bool {
         let health = self.volumes.health();
-        let quiet_us = self.options.grace.as_micros() as u64;
+        let quiet_us = self.options.grace_us();
         let since = health.last_unreachable_us(&placed.replica).map_or(0, |time_us| time_us + quiet_us);
         health.is_up(&placed.replica) && (!placed.in_doubt || since <= now_us())
     }
