@@ -31,19 +31,11 @@ fn the_first_command_starts_a_cluster_and_its_curl_lines_work() {
 }
 
 #[test]
-fn a_cluster_of_ones_own_is_started_by_hand() {
+fn a_cluster_of_ones_own_is_started_by_hand_and_its_index_rebuilt() {
     let (dir, ports) = (TempDir::new(), four_ports());
-    let mut script = block("own").replace("/tmp/", &format!("{}/", dir.path().display()));
-    for (number, port) in ports.iter().enumerate() {
-        script = script.replace(&format!("{}", 3000 + number), &port.port().to_string());
-    }
-    let root = repository();
-    let script = script.replace("./volume", &format!("{}/volume", root.display())).replace(
-        "./mkv",
-        &format!("MKV_BIN={} {}/mkv -port {}", env!("CARGO_BIN_EXE_mkv"), root.display(), ports[0].port()),
-    );
-    // Everything ends with the shell.
-    let script = script.replace(" server\n", " server &\nwait -n\n");
+    let here = |name: &str| typed_in(&dir, &ports, &block(name));
+    // The volumes end with the shell, which also tells how to stop the master.
+    let script = here("own").replace(" server\n", " server &\necho $! >master.pid\nwait\n");
     let script = format!("trap 'kill $(jobs -p); wait' EXIT\n{script}");
     let _cluster = Running(shell(&dir, &script).spawn().expect("bash is installed"));
     wait_until_served(ports[0].port());
@@ -52,6 +44,26 @@ fn a_cluster_of_ones_own_is_started_by_hand() {
     eventually("the volumes are found", || {
         shell(&dir, &lines).output().is_ok_and(|output| output.status.success())
     });
+    let busy = shell(&dir, &here("rebuild")).output().expect("bash is installed");
+    assert!(String::from_utf8_lossy(&busy.stderr).contains("is in use by another process"));
+    run(&dir, "kill $(cat master.pid)");
+    eventually("the master has stopped, and the index is made anew", || {
+        let output = shell(&dir, &here("rebuild")).output().expect("bash is installed");
+        String::from_utf8_lossy(&output.stdout).contains("the old index is kept as")
+    });
+}
+
+/// A block of the README with this test's directory, ports and program in it.
+fn typed_in(dir: &TempDir, ports: &[PortLease], block: &str) -> String {
+    let mut script = block.replace("/tmp/", &format!("{}/", dir.path().display()));
+    for (number, port) in ports.iter().enumerate() {
+        script = script.replace(&format!("{}", 3000 + number), &port.port().to_string());
+    }
+    let root = repository();
+    script.replace("./volume", &format!("{}/volume", root.display())).replace(
+        "./mkv",
+        &format!("MKV_BIN={} {}/mkv -port {}", env!("CARGO_BIN_EXE_mkv"), root.display(), ports[0].port()),
+    )
 }
 
 /// The port of the master and the three that follow it.
