@@ -1,5 +1,8 @@
 //! The command line: every flag of the Go original under its name, in its spelling (`-volumes x`) as well as with
 //! two dashes, and as an environment variable. What the words mean together is checked in [`crate::config`].
+//!
+//! Flags of the cluster may stand before and behind the command, as people write them; a flag of one command is
+//! refused with every other, so that a `--dry-run` that means nothing is never taken for one.
 
 use crate::store::Check;
 use std::ffi::OsString;
@@ -15,19 +18,20 @@ use structopt::clap::AppSettings;
 #[structopt(
     name = "mkv",
     usage = "mkv [flags] <command>",
-    after_help = "Every flag can be written with one dash, as in the Go original (-volumes a:1,b:1 -protect -md5sum=false).\n\
-                  COMMANDS:\n    server      serve the volumes that --volumes names, with the index in --db\n    \
-                  up [DIR]    start three volumes and a master below DIR (default ./data), in the foreground",
-    global_settings = &[AppSettings::UnifiedHelpMessage, AppSettings::NextLineHelp, AppSettings::DisableVersion]
+    after_help = "Every flag can be written with one dash, as in the Go original (-volumes a:1,b:1 -protect -md5sum=false),\n\
+                  before or behind the command. mkv COMMAND --help tells about one command.",
+    global_settings = &[
+        AppSettings::UnifiedHelpMessage,
+        AppSettings::NextLineHelp,
+        AppSettings::DisableVersion,
+        AppSettings::DisableHelpSubcommand,
+        AppSettings::VersionlessSubcommands
+    ]
 )]
 pub struct Arguments {
-    /// server or up; none shows this help
-    #[structopt(name = "COMMAND")]
+    /// What to do; none shows the help.
+    #[structopt(subcommand)]
     pub command: Option<Command>,
-
-    /// Where `up` keeps its volumes and the index
-    #[structopt(name = "DIR", default_value = "./data")]
-    pub dir: PathBuf,
 
     /// Path to the index (LevelDB)
     #[structopt(long, env = "MKV_DB", hide_env_values = true, value_name = "DIR")]
@@ -125,12 +129,46 @@ pub struct Arguments {
 }
 
 /// What to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, StructOpt)]
 pub enum Command {
-    /// Serve.
+    /// Serve the volumes that --volumes names, with the index in --db
     Server,
-    /// Start a whole cluster.
-    Up,
+    /// Start three volumes and a master below DIR, in the foreground
+    Up {
+        /// Where the volumes and the index are kept
+        #[structopt(name = "DIR", default_value = "./data")]
+        dir: PathBuf,
+    },
+    /// Make the index anew from what lies on the volumes (with the server stopped)
+    Rebuild(RebuildArguments),
+}
+
+/// What can be said to every job.
+#[derive(Debug, Clone, PartialEq, Eq, StructOpt)]
+pub struct JobArguments {
+    /// Say nothing but what is left to be done
+    #[structopt(short = "q", long)]
+    pub quiet: bool,
+}
+
+/// How to rebuild.
+#[derive(Debug, Clone, PartialEq, Eq, StructOpt)]
+pub struct RebuildArguments {
+    /// For all jobs.
+    #[structopt(flatten)]
+    pub job: JobArguments,
+
+    /// Remove the old index instead of keeping it as DIR.old-TIME
+    #[structopt(long)]
+    pub discard_old: bool,
+
+    /// Don't read blobs whose MD5 nothing tells; their records have none
+    #[structopt(long)]
+    pub no_checksum: bool,
+
+    /// Go on without this volume; what only it holds will be missing (may be given more than once)
+    #[structopt(long, value_name = "VOLUME", number_of_values = 1)]
+    pub allow_missing: Vec<String>,
 }
 
 /// When the index makes writes durable.
@@ -140,18 +178,6 @@ pub enum Sync {
     Always,
     /// When the system gets to it.
     Never,
-}
-
-impl FromStr for Command {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Command, String> {
-        match text {
-            "server" => Ok(Command::Server),
-            "up" => Ok(Command::Up),
-            _ => Err(format!("there is no command {text:?}; there are server and up")),
-        }
-    }
 }
 
 impl FromStr for Sync {
@@ -171,7 +197,8 @@ impl Arguments {
     pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Arguments, structopt::clap::Error> {
         let mut words = words.into_iter();
         let program = words.next();
-        Arguments::from_iter_safe(program.into_iter().chain(words.map(from_go_spelling)))
+        let words = cluster_flags_first(words.map(from_go_spelling));
+        Arguments::from_iter_safe(program.into_iter().chain(words))
     }
 
     /// The text that `--help` shows.
@@ -183,6 +210,44 @@ impl Arguments {
 }
 
 const BOOLEANS: [&str; 5] = ["protect", "md5sum", "basicauth", "adopt", "v"];
+
+/// The flags of the cluster that have a value; a test holds this list to what [`Arguments`] declares.
+const VALUED: [&str; 14] = [
+    "db",
+    "volumes",
+    "port",
+    "listen",
+    "replicas",
+    "subvolumes",
+    "fallback",
+    "userpass",
+    "voltimeout",
+    "bodytimeout",
+    "grace",
+    "check",
+    "advertise",
+    "sync",
+];
+
+/// Moves the cluster's flags before the command, where the parser looks for them.
+fn cluster_flags_first(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let (mut flags, mut rest) = (Vec::new(), Vec::new());
+    let mut words = words;
+    while let Some(word) = words.next() {
+        let flag = word.to_str().and_then(|text| text.strip_prefix("--")).unwrap_or("").to_owned();
+        let name = flag.split('=').next().unwrap_or("");
+        if flag.is_empty() || !(VALUED.contains(&name) || BOOLEANS.contains(&name)) {
+            rest.push(word);
+        } else if flag.contains('=') {
+            flags.push(word);
+        } else {
+            flags.push(word);
+            flags.extend(words.next());
+        }
+    }
+    flags.extend(rest);
+    flags
+}
 
 /// `-name` becomes `--name`, and a boolean that stands alone becomes true, as in Go's flag package.
 fn from_go_spelling(word: OsString) -> OsString {
@@ -234,6 +299,24 @@ mod tests {
     }
 
     #[test]
+    fn the_clusters_flags_are_known_by_name() {
+        let usage = Arguments::usage();
+        let long = |line: &str| Some(line.split_once("--")?.1.split([' ', ',']).next()?.to_owned());
+        let flags = usage.lines().filter(|line| line.trim_start().starts_with('-')).filter_map(long);
+        let known: Vec<&str> = VALUED.iter().chain(&BOOLEANS).copied().chain(["help"]).collect();
+        let unknown: Vec<String> = flags.filter(|name| !known.contains(&name.as_str())).collect();
+        assert_eq!(unknown, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_jobs_flags_stand_behind_it() {
+        let arguments = parse("mkv rebuild -no-checksum -db x --allow-missing a:1 -q");
+        let Some(Command::Rebuild(rebuild)) = arguments.command else { panic!("it is rebuild") };
+        assert!(rebuild.no_checksum && rebuild.job.quiet && !rebuild.discard_old);
+        assert_eq!((rebuild.allow_missing, arguments.db.as_deref()), (vec!["a:1".to_owned()], Some("x")));
+    }
+
+    #[test]
     fn defaults_are_the_go_originals() {
         let arguments = parse("mkv server");
         assert_eq!((arguments.port, arguments.replicas, arguments.subvolumes), (3000, 3, 10));
@@ -253,7 +336,14 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_refused() {
-        for line in ["mkv fly", "mkv -nosuch server", "mkv -port x server", "mkv -check maybe server"] {
+        for line in [
+            "mkv fly",
+            "mkv -nosuch server",
+            "mkv -port x server",
+            "mkv -check maybe server",
+            "mkv server x",
+            "mkv server --no-checksum",
+        ] {
             assert!(Arguments::parse(line.split(' ').map(OsString::from)).is_err(), "{line}");
         }
     }

@@ -47,6 +47,9 @@ pub enum ConfigError {
     /// A volume stands twice in the list.
     #[error("volume {0} is given twice; replicas of a blob must be on different volumes")]
     Twice(Volume),
+    /// Not one of the cluster's.
+    #[error("{0} is none of the volumes in --volumes")]
+    NoSuchVolume(Volume),
     /// No replica at all.
     #[error("--replicas must be at least 1")]
     NoReplicas,

@@ -2,6 +2,7 @@
 
 use minikeyvalue::cli::{Arguments, Command};
 use minikeyvalue::config::{Config, ConfigError};
+use minikeyvalue::job::{self, JobError};
 use minikeyvalue::server::{self, ServerError};
 use minikeyvalue::up::{self, UpError};
 use std::process::ExitCode;
@@ -16,6 +17,8 @@ enum Failure {
     Server(#[from] ServerError),
     #[error(transparent)]
     Up(#[from] UpError),
+    #[error(transparent)]
+    Job(#[from] JobError),
 }
 
 /// The command line asks for what can't be.
@@ -39,18 +42,19 @@ fn main() -> ExitCode {
         Err(failure) => {
             eprintln!("mkv: {failure}");
             match failure {
-                Failure::Config(_) => ExitCode::from(EXIT_REFUSED),
-                Failure::Server(_) | Failure::Up(_) => ExitCode::FAILURE,
+                Failure::Config(_) | Failure::Job(JobError::Config(_)) => ExitCode::from(EXIT_REFUSED),
+                Failure::Server(_) | Failure::Up(_) | Failure::Job(_) => ExitCode::FAILURE,
             }
         }
     }
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    match arguments.command {
+    match &arguments.command {
         None => println!("{}", Arguments::usage()),
         Some(Command::Server) => server::run(Config::new(arguments)?)?,
-        Some(Command::Up) => up::run(arguments)?,
+        Some(Command::Up { dir }) => up::run(arguments, dir)?,
+        Some(Command::Rebuild(flags)) => job::rebuild(arguments, flags)?,
     }
     Ok(())
 }

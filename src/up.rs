@@ -71,9 +71,8 @@ impl Drop for Volumes {
     }
 }
 
-/// Starts the cluster and serves until a signal ends it.
-pub fn run(arguments: &Arguments) -> Result<(), UpError> {
-    let dir = &arguments.dir;
+/// Starts the cluster below `dir` and serves until a signal ends it.
+pub fn run(arguments: &Arguments, dir: &Path) -> Result<(), UpError> {
     make_directory(dir)?;
     let last = arguments.port.checked_add(VOLUMES).ok_or(UpError::PortTooHigh(arguments.port))?;
     let ports = arguments.port + 1..=last;

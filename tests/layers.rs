@@ -4,14 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with the modules of this crate that it may name.
-const MAY_USE: [(&str, &[&str]); 9] = [
+const MAY_USE: [(&str, &[&str]); 11] = [
     ("model", &[]),
     ("index", &["model"]),
     ("volume", &["model"]),
     ("store", &["index", "volume", "model"]),
-    ("api", &["store", "index", "volume", "model"]),
+    ("maintenance", &["store", "index", "volume", "model"]),
+    ("api", &["maintenance", "store", "index", "volume", "model"]),
     ("cli", &["store"]),
     ("config", &["cli", "api", "store", "model"]),
+    ("job", &["cli", "config", "maintenance", "volume", "model"]),
     ("server", &["cli", "config", "api", "store", "index", "volume", "model"]),
     ("up", &["cli", "config", "server"]),
 ];

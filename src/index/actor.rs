@@ -477,9 +477,14 @@ fn cluster_id<T: Table>(table: &mut T) -> Result<String, TableError> {
     }
     let id = random_id()
         .map_err(|err| TableError::Io { reason: format!("no random numbers for a cluster id: {err}") })?;
-    let put = |key: &str, value: &[u8]| table::Change::Put { key: key.into(), value: value.into() };
-    table.write(&[put(CLUSTER_KEY, id.as_bytes()), put(FORMAT_KEY, FORMAT_VERSION)])?;
+    table.write(&founding_entries(&id))?;
     Ok(id)
+}
+
+/// What an index of cluster `id` holds before it has any key.
+pub fn founding_entries(id: &str) -> [table::Change; 2] {
+    let put = |key: &str, value: &[u8]| table::Change::Put { key: key.into(), value: value.into() };
+    [put(CLUSTER_KEY, id.as_bytes()), put(FORMAT_KEY, FORMAT_VERSION)]
 }
 
 fn random_id() -> std::io::Result<String> {

@@ -15,7 +15,7 @@ pub mod table;
 mod tests;
 
 use crate::model::{File, Intent, Key, PlacedFile, Record, RecordError, Replica};
-pub use actor::{files_of_record, now_us};
+pub use actor::{files_of_record, founding_entries, now_us};
 use leveldb::STACK_BYTES;
 use lookups::Lookups;
 use message::Message;

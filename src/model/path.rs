@@ -77,6 +77,46 @@ pub fn decode_path(path: &str) -> Option<(Key, File)> {
     (path_of(&key, file) == path).then_some((key, file))
 }
 
+/// The key whose folded path `path` is, if exactly one key's is: the slashes that nginx has folded are put back in
+/// every way that gives base64 of the right length, and the folder's name, 16 bits of an MD5, decides.
+pub fn unfolded_key(path: &str) -> Option<Key> {
+    let name = path.get(7..).filter(|_| path.is_char_boundary(7))?;
+    let gaps: Vec<usize> = name.match_indices('/').map(|(at, _)| at).collect();
+    if gaps.is_empty() || name.starts_with('/') {
+        return None;
+    }
+    let least = (4 - name.len() % 4) % 4;
+    let counts = if least == 0 { vec![4] } else { vec![least, least + 4] };
+    let mut names = Vec::new();
+    for count in counts {
+        with_slashes(name, &gaps, count, &mut names);
+    }
+    let key_of = |name: String| Key::new(STANDARD.decode(name).ok()?).ok();
+    let is_folded_to =
+        |key: &Key| path.starts_with(&folder(key.as_bytes())) && folded_path(key).as_deref() == Some(path);
+    let mut keys = names.into_iter().filter_map(key_of).filter(is_folded_to);
+    keys.next().filter(|_| keys.next().is_none())
+}
+
+/// More ways than this to put slashes back leave too much to 16 bits of an MD5.
+const MAX_UNFOLDINGS: usize = 4096;
+
+/// Adds every form of `name` with `count` more slashes at `gaps` (positions of slashes) to `names`.
+fn with_slashes(name: &str, gaps: &[usize], count: usize, names: &mut Vec<String>) {
+    let Some((last, others)) = gaps.split_last() else {
+        names.extend((count == 0).then(|| name.to_owned()));
+        return;
+    };
+    for here in 0..=count {
+        if names.len() >= MAX_UNFOLDINGS {
+            return;
+        }
+        let mut longer = name.to_owned();
+        longer.insert_str(*last, &"/".repeat(here));
+        with_slashes(&longer, others, count - here, names);
+    }
+}
+
 const SIDECAR_SUFFIX: &str = ".meta";
 
 /// A generation's suffix: a point and 16 hex digits.
@@ -160,6 +200,21 @@ mod tests {
             }
         }
         assert!(standard > 200, "only {standard} of the golden paths were compared");
+    }
+
+    #[test]
+    fn a_folded_path_is_traced_back_to_its_key() {
+        let folded: Vec<(Key, String)> = golden()
+            .into_iter()
+            .filter_map(|(key, _)| Key::new(key).ok())
+            .filter_map(|key| folded_path(&key).map(|path| (key, path)))
+            .collect();
+        assert!(folded.len() >= 3, "the vectors hold {} folded keys", folded.len());
+        for (key, path) in folded {
+            assert_eq!(unfolded_key(&path), Some(key), "{path}");
+        }
+        assert_eq!(unfolded_key("/36/0d/L3g="), None);
+        assert_eq!(unfolded_key("/36/0d/L3/g="), None);
     }
 
     #[test]

@@ -63,6 +63,16 @@ pub enum VolumeError {
         /// What the caller allowed, in bytes.
         limit_bytes: usize,
     },
+    /// What was to be a directory listing in JSON is none.
+    #[error("the listing of {path} on volume {replica} can't be read: {reason}")]
+    NoListing {
+        /// Where the call went.
+        replica: Replica,
+        /// The path below the replica.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The volume belongs to another cluster; it was not asked.
     #[error("volume {replica} belongs to another cluster and is not used")]
     Foreign {
@@ -93,6 +103,7 @@ impl VolumeError {
             | VolumeError::NoAnswer { .. }
             | VolumeError::Aborted { .. }
             | VolumeError::TooLarge { .. }
+            | VolumeError::NoListing { .. }
             | VolumeError::Foreign { .. }
             | VolumeError::Directory { .. } => None,
         }
@@ -106,6 +117,7 @@ impl VolumeError {
             | VolumeError::Refused { replica, .. }
             | VolumeError::Aborted { replica, .. }
             | VolumeError::TooLarge { replica, .. }
+            | VolumeError::NoListing { replica, .. }
             | VolumeError::Foreign { replica }
             | VolumeError::Directory { replica, .. } => replica,
         }

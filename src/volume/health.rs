@@ -111,6 +111,7 @@ impl Health {
             VolumeError::Refused { .. }
             | VolumeError::Aborted { .. }
             | VolumeError::TooLarge { .. }
+            | VolumeError::NoListing { .. }
             | VolumeError::Foreign { .. }
             | VolumeError::Directory { .. } => {}
         }

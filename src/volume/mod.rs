@@ -11,6 +11,7 @@ mod download;
 mod error;
 mod find;
 mod health;
+mod listing;
 mod probe;
 mod replicate;
 mod wire;
@@ -20,6 +21,7 @@ pub use download::Download;
 pub use error::VolumeError;
 pub use find::{Candidate, Search};
 pub use health::{Health, VolumeHealth, VolumeState};
+pub use listing::{DirEntry, EntryKind, Listing};
 pub use probe::{ClusterId, ClusterIdError, ProbeOutcome, probe_all_once, watch};
 pub use replicate::{Outcome, Upload, UploadError};
 
@@ -66,6 +68,12 @@ impl Timeouts {
     pub fn from_voltimeout(voltimeout: Duration) -> Timeouts {
         let read = voltimeout.min(MAX_PATIENCE);
         Timeouts { connect: read, answer: read, write: (read * WRITE_PATIENCE).min(MAX_PATIENCE) }
+    }
+
+    /// For maintenance, where nobody waits for an answer and a disk under load is to be waited for.
+    pub fn for_jobs(voltimeout: Duration) -> Timeouts {
+        let timeouts = Timeouts::from_voltimeout(voltimeout);
+        Timeouts { answer: timeouts.write, ..timeouts }
     }
 }
 

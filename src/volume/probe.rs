@@ -193,6 +193,7 @@ fn reason_of(error: &VolumeError) -> String {
         }
         VolumeError::Aborted { .. }
         | VolumeError::TooLarge { .. }
+        | VolumeError::NoListing { .. }
         | VolumeError::Foreign { .. }
         | VolumeError::Directory { .. } => error.to_string(),
     }

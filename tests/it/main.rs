@@ -12,6 +12,7 @@ mod mkv_script;
 mod native_api;
 mod readme;
 mod rebalance;
+mod rebuild;
 mod server_faults;
 mod volume_faults;
 mod volume_script;

@@ -52,22 +52,22 @@ impl Home {
     }
 
     /// Refuses what would fail at the end of a long copy: a directory of another file system can't be renamed.
-    pub(super) fn check_exchangeable(&self) -> Result<(), TableError> {
+    pub(super) fn check_exchangeable(&self, why: &str) -> Result<(), TableError> {
         let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev());
         let same = device(&self.dir).and_then(|own| Ok(own == device(parent(&self.dir))?));
         if same.map_err(|err| failed("look at", &self.dir, err))? {
             return Ok(());
         }
-        let reason = "it was written by another program and must be copied once, but is a mount point, which \
-                      can't be exchanged for the copy: move the index into a directory below it, and give that"
-            .into();
+        let reason = format!(
+            "{why}, but it is a mount point, which can't be exchanged: move the index into a directory below it, and \
+             give that"
+        );
         Err(TableError::Refused { dir: self.dir.clone(), reason })
     }
 
     /// The copy, and the original when it has been replaced: named with one time.
     pub(super) fn copy_names(&self) -> (PathBuf, PathBuf) {
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-        (sibling(&self.dir, &format!(".new-{time}")), sibling(&self.dir, &format!(".old-{time}")))
+        copy_names(&self.dir)
     }
 
     /// Where the copy is read from. It goes with the stale copies.
@@ -89,6 +89,84 @@ impl Home {
     }
 }
 
+/// Where an index is made anew, whatever is there now. Locked, so that nobody opens or rebuilds it meanwhile.
+pub(super) struct Site {
+    dir: PathBuf,
+    copy: PathBuf,
+    old: PathBuf,
+    /// Of the index in use, if there is one.
+    _lock: Option<File>,
+    _copy_lock: File,
+}
+
+impl Site {
+    /// Claims `dir` and makes an empty directory beside it. What interrupted attempts left is removed.
+    pub(super) fn claim(dir: &Path) -> Result<Self, TableError> {
+        let dir = absolute(dir)?;
+        let in_use = match dir.exists() {
+            true => {
+                check_is_index(&dir)?;
+                Some(Home { _lock: lock(&dir)?, dir: dir.clone() })
+            }
+            false => None,
+        };
+        if let Some(home) = &in_use {
+            home.check_exchangeable("the new index takes its place in the end")?;
+        }
+        for stale in siblings(&dir, ".new-")? {
+            let unused = lock(&stale)?;
+            log::info!("removing {stale:?}, which was never completed");
+            fs::remove_dir_all(&stale).map_err(|err| failed("remove", &stale, err))?;
+            drop(unused);
+        }
+        let (copy, old) = copy_names(&dir);
+        fs::create_dir(&copy).map_err(|err| failed("make", &copy, err))?;
+        let _copy_lock = lock(&copy)?;
+        Ok(Self { dir, copy, old, _lock: in_use.map(|home| home._lock), _copy_lock })
+    }
+
+    /// The directory of the new index.
+    pub(super) fn copy(&self) -> &Path {
+        &self.copy
+    }
+
+    /// Puts the complete and durable new index in place; answers where the old one is, if there was one.
+    pub(super) fn exchange(self, guard: &Guard) -> Result<Option<PathBuf>, TableError> {
+        let had_one = self._lock.is_some();
+        let exchange = || {
+            guard.sync_directory(parent(&self.dir))?;
+            if had_one {
+                guard.rename(&self.dir, &self.old)?;
+            }
+            guard.rename(&self.copy, &self.dir)
+        };
+        exchange().map_err(|err| {
+            guard.stop_for(format!("put the new index in the place of {:?}: {err}", self.dir))
+        })?;
+        Ok(had_one.then_some(self.old))
+    }
+
+    /// Removes what was begun. What can't be removed is removed by the next attempt.
+    pub(super) fn remove_copy(self) {
+        if let Err(err) = fs::remove_dir_all(&self.copy) {
+            log::warn!("removing {:?}: {err}", self.copy);
+        }
+    }
+}
+
+/// A damaged index is still to be told from a directory that was named by mistake.
+fn check_is_index(dir: &Path) -> Result<(), TableError> {
+    let of_leveldb = |name: &String| {
+        let fixed = matches!(name.as_str(), "CURRENT" | "LOCK" | "LOG" | "LOG.old" | "lost+found");
+        let numbered = [".ldb", ".sst", ".log", ".dbtmp", ".bak"].iter().any(|end| name.ends_with(end));
+        fixed || numbered || name.starts_with("MANIFEST-")
+    };
+    match file_names(dir)?.iter().find(|name| !of_leveldb(name)) {
+        Some(other) => Err(refused(dir, format!("it holds {other:?}, which is no part of an index"))),
+        None => Ok(()),
+    }
+}
+
 /// Follows links, so that siblings are looked for, and made, where the directory really is.
 fn absolute(dir: &Path) -> Result<PathBuf, TableError> {
     let resolved = fs::canonicalize(dir).or_else(|err| match (dir.parent(), dir.file_name()) {
@@ -100,6 +178,12 @@ fn absolute(dir: &Path) -> Result<PathBuf, TableError> {
         _ => Err(err),
     });
     resolved.map_err(|err| refused(dir, format!("its place can't be found or made: {err}")))
+}
+
+/// Two names with one time, which is how an interrupted exchange is known.
+fn copy_names(dir: &Path) -> (PathBuf, PathBuf) {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    (sibling(dir, &format!(".new-{time}")), sibling(dir, &format!(".old-{time}")))
 }
 
 fn make_or_recover(dir: &Path, guard: &Guard) -> Result<(), TableError> {

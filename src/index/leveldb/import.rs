@@ -30,7 +30,7 @@ pub(super) fn replace_by_copy(
     guard: &Guard,
     observer: Option<Rc<dyn Observer>>,
 ) -> Result<(), TableError> {
-    home.check_exchangeable()?;
+    home.check_exchangeable("it was written by another program and must be copied once")?;
     home.remove_stale_copies()?;
     let (copy, old) = home.copy_names();
     let clone = home.clone_name(&copy);

@@ -29,11 +29,13 @@ mod lookup;
 mod manifest;
 mod options;
 mod order;
+mod replacement;
 mod sstable;
 #[cfg(test)]
 mod tests;
 
 pub use options::{CopyProgress, Options, STACK_BYTES, SyncMode};
+pub use replacement::Replacement;
 
 use super::table::{Change, Entry, Table, TableError};
 use check::Origin;

@@ -73,7 +73,8 @@ impl MasterBuilder {
         (status, log)
     }
 
-    fn build(self) -> Master {
+    /// Prepares it, for tests that run jobs before there is a server, or none at all.
+    pub fn build(self) -> Master {
         let own = TempDir::new();
         let db = self.dir.unwrap_or_else(|| own.join("indexdb"));
         let has = |name: &str| self.flags.iter().any(|flag| flag.starts_with(&format!("--{name}=")));
@@ -102,6 +103,11 @@ impl Master {
     /// `http://127.0.0.1:PORT` + `path`.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr())
+    }
+
+    /// A directory that goes with this value.
+    pub fn own_dir(&self) -> &Path {
+        self.own.path()
     }
 
     /// The directory of the index.
@@ -199,13 +205,34 @@ impl Master {
         });
     }
 
+    /// Runs a job on the index and the volumes of this master, with its flags, to its end; the exit status and
+    /// everything it said.
+    #[track_caller]
+    pub fn job(&self, words: &[&str]) -> (ExitStatus, String) {
+        let output = self.command(words).stdin(Stdio::null()).output().expect("the program can be run");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status, String::from_utf8_lossy(&said).into_owned())
+    }
+
+    /// Begins a job, for tests that don't wait for its end.
+    #[track_caller]
+    pub fn begin_job(&self, words: &[&str]) -> Child {
+        let command = &mut self.command(words);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("the program can be run")
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let program = env!("CARGO_BIN_EXE_mkv").to_owned();
+        let mut all = self.prefix.iter().chain([&program]).chain(&self.words);
+        let mut command = Command::new(all.next().expect("at least the program"));
+        command.args(all).args(words);
+        command
+    }
+
     fn spawn(&self) -> Child {
         let log = File::create(self.own.join("log")).expect("our directory is writable");
-        let program = env!("CARGO_BIN_EXE_mkv").to_owned();
-        let mut words = self.prefix.iter().chain([&program]).chain(&self.words);
-        Command::new(words.next().expect("at least the program"))
-            .args(words)
-            .arg("server")
+        self.command(&["server"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file can be cloned"))
             .stderr(log)

@@ -6,6 +6,7 @@
 
 mod fixture;
 mod http;
+mod index;
 mod master;
 mod mounts;
 mod ports;
@@ -17,6 +18,7 @@ mod wait;
 
 pub use fixture::{ExpectedBlob, GoCluster};
 pub use http::{Response, get, http, raw, try_http};
+pub use index::{entries_of, lines_of};
 pub use master::{Cluster, Master, MasterBuilder, addresses};
 pub use mounts::Mounts;
 pub use ports::PortLease;

@@ -1,0 +1,8 @@
+//! Jobs that make what is into what should be. Each can be run again at any time, and stopping one half-way loses
+//! nothing: what it decides stands in a pure part, what it does in a small one, and it says how far it is in a
+//! [`Progress`] that whoever shows it reads.
+
+pub mod rebuild;
+mod status;
+
+pub use status::{Finding, Progress, Status};

@@ -1,0 +1,218 @@
+//! What the files of one key, found on all volumes, say that the index should hold. Pure.
+//!
+//! The newest sidecar on any volume is believed. Without one only a blob at the plain path counts: a generation
+//! without a sidecar is what a write that was never acknowledged has left. docs/format.md gives the reasons.
+
+use crate::model::{File, Generation, Key, Md5, Placer, Record, Replica, Sidecar, SidecarState, State};
+
+/// One blob file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) replica: Replica,
+    pub(super) file: File,
+    /// In bytes.
+    pub(super) size: u64,
+}
+
+/// What there is of one key.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sighting {
+    pub(super) blobs: Vec<Seen>,
+    /// Those that could be read.
+    pub(super) sidecars: Vec<Sidecar>,
+}
+
+/// What follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// The key was deleted, or never committed: nothing belongs into the index.
+    Nothing,
+    /// A sidecar tells of a version of which no volume has a usable file.
+    Lost,
+    /// There is a blob.
+    Blob(Version),
+}
+
+/// The current version of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Version {
+    pub(super) state: State,
+    pub(super) md5: Option<Md5>,
+    pub(super) generation: Option<Generation>,
+    /// The files by size, the most credible first; never empty. More than one means that somebody must decide.
+    pub(super) contents: Vec<Content>,
+    /// Whether a sidecar names the first content's size, so that the others are known to be wrong.
+    pub(super) size_is_known: bool,
+}
+
+/// Files of one size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Content {
+    /// In bytes.
+    pub(super) size: u64,
+    /// Never empty, one for each replica.
+    pub(super) files: Vec<Seen>,
+}
+
+/// Decides for one key.
+pub(super) fn decide(sighting: &Sighting) -> Decision {
+    let newest = sighting.sidecars.iter().max_by_key(|sidecar| (sidecar.state_time, gravity(sidecar.state)));
+    let state = match newest.map(|sidecar| sidecar.state) {
+        Some(SidecarState::Deleted) => return Decision::Nothing,
+        Some(SidecarState::Unlinked) => State::Unlinked,
+        Some(SidecarState::Live) | None => State::Live,
+    };
+    let generation = newest.and_then(|sidecar| sidecar.generation.as_deref()).and_then(Generation::parse);
+    let size = newest.and_then(|sidecar| sidecar.size);
+    let contents = contents(&sighting.blobs, generation, size);
+    if contents.is_empty() {
+        return if newest.is_some() { Decision::Lost } else { Decision::Nothing };
+    }
+    let md5 = newest.and_then(|sidecar| sidecar.md5.as_deref()).and_then(Md5::parse);
+    let size_is_known = size == Some(contents[0].size);
+    Decision::Blob(Version { state, md5, generation, contents, size_is_known })
+}
+
+/// Of two states of one moment, the one that hides more.
+fn gravity(state: SidecarState) -> u8 {
+    match state {
+        SidecarState::Live => 0,
+        SidecarState::Unlinked => 1,
+        SidecarState::Deleted => 2,
+    }
+}
+
+/// The files of a version, by size: the size that the sidecar tells comes first, then the one with most replicas.
+/// Blobs are never empty.
+fn contents(blobs: &[Seen], generation: Option<Generation>, size: Option<u64>) -> Vec<Content> {
+    let mut contents: Vec<Content> = Vec::new();
+    for seen in blobs.iter().filter(|seen| is_of(seen.file, generation) && seen.size > 0) {
+        match contents.iter_mut().find(|content| content.size == seen.size) {
+            Some(content) => add(&mut content.files, seen),
+            None => contents.push(Content { size: seen.size, files: vec![seen.clone()] }),
+        }
+    }
+    contents.sort_by_key(|content| (Some(content.size) != size, std::cmp::Reverse(content.files.len())));
+    contents
+}
+
+fn is_of(file: File, generation: Option<Generation>) -> bool {
+    match file {
+        File::Blob(found) => found == generation,
+        File::Folded => generation.is_none(),
+        File::Sidecar => false,
+    }
+}
+
+/// A volume that has a blob both under its own and under a folded path has one replica, at its own.
+fn add(files: &mut Vec<Seen>, seen: &Seen) {
+    match files.iter_mut().find(|known| known.replica == seen.replica) {
+        Some(known) if known.file == File::Folded => *known = seen.clone(),
+        Some(_) => {}
+        None => files.push(seen.clone()),
+    }
+}
+
+/// The record of a version whose content is `content`.
+pub(super) fn record(
+    key: &Key,
+    version: &Version,
+    content: &Content,
+    md5: Option<Md5>,
+    placer: &Placer,
+) -> Record {
+    let replicas = content.files.iter().map(|seen| seen.replica.clone()).collect();
+    Record {
+        state: version.state,
+        md5,
+        generation: version.generation,
+        replicas: placer.in_record_order(key.as_bytes(), replicas),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn seen(place: &str, file: File, size: u64) -> Seen {
+        Seen { replica: place.parse().unwrap(), file, size }
+    }
+
+    fn sidecar(state: SidecarState, state_time: u64, generation: Option<u64>, size: Option<u64>) -> Sidecar {
+        Sidecar {
+            state,
+            state_time,
+            md5: Some("00112233445566778899aabbccddeeff".into()),
+            size,
+            generation: generation.map(|time_us| Generation::new(time_us).to_string()),
+            content_type: None,
+            metadata: BTreeMap::new(),
+        }
+    }
+
+    fn blob(decision: Decision) -> Version {
+        match decision {
+            Decision::Blob(version) => version,
+            other => panic!("{other:?} is no blob"),
+        }
+    }
+
+    const PLAIN: File = File::Blob(None);
+
+    fn generation(time_us: u64) -> File {
+        File::Blob(Some(Generation::new(time_us)))
+    }
+
+    #[test]
+    fn a_plain_blob_needs_no_sidecar_and_a_generation_does() {
+        let blobs = vec![seen("a:1", PLAIN, 3), seen("b:1", PLAIN, 3), seen("a:1", generation(9), 4)];
+        let version = blob(decide(&Sighting { blobs, sidecars: vec![] }));
+        assert_eq!((version.state, version.md5, version.generation), (State::Live, None, None));
+        assert_eq!(version.contents.iter().map(|content| content.files.len()).collect::<Vec<_>>(), [2]);
+        let blobs = vec![seen("a:1", generation(9), 4)];
+        assert_eq!(decide(&Sighting { blobs, sidecars: vec![] }), Decision::Nothing);
+    }
+
+    #[test]
+    fn the_newest_sidecar_is_believed() {
+        let blobs = vec![seen("a:1", PLAIN, 3), seen("a:1", generation(5), 4), seen("b:1", generation(9), 4)];
+        let old = sidecar(SidecarState::Live, 5, Some(5), Some(4));
+        let new = sidecar(SidecarState::Unlinked, 9, Some(9), Some(4));
+        let gone = sidecar(SidecarState::Deleted, 10, None, None);
+        let mut sighting = Sighting { blobs, sidecars: vec![old, new] };
+        let version = blob(decide(&sighting));
+        assert_eq!((version.state, version.generation), (State::Unlinked, Some(Generation::new(9))));
+        assert!(version.md5.is_some() && version.size_is_known);
+        sighting.sidecars.push(gone);
+        assert_eq!(decide(&sighting), Decision::Nothing);
+    }
+
+    #[test]
+    fn a_version_without_a_file_is_lost_and_never_another() {
+        let blobs = vec![seen("a:1", PLAIN, 3), seen("a:1", generation(9), 0)];
+        let sidecars = vec![sidecar(SidecarState::Live, 9, Some(9), Some(4))];
+        assert_eq!(decide(&Sighting { blobs, sidecars }), Decision::Lost);
+    }
+
+    #[test]
+    fn of_different_sizes_the_known_one_comes_first_then_the_most_frequent() {
+        let blobs =
+            vec![seen("a:1", PLAIN, 3), seen("b:1", PLAIN, 7), seen("c:1", PLAIN, 7), seen("d:1", PLAIN, 0)];
+        let sizes = |sidecars| {
+            let version = blob(decide(&Sighting { blobs: blobs.clone(), sidecars }));
+            (version.contents.iter().map(|content| content.size).collect::<Vec<_>>(), version.size_is_known)
+        };
+        assert_eq!(sizes(vec![]), (vec![7, 3], false));
+        assert_eq!(sizes(vec![sidecar(SidecarState::Live, 1, None, Some(3))]), (vec![3, 7], true));
+        assert_eq!(sizes(vec![sidecar(SidecarState::Live, 1, None, Some(5))]), (vec![7, 3], false));
+    }
+
+    #[test]
+    fn a_blob_at_both_paths_of_a_volume_is_one_replica() {
+        let blobs = vec![seen("a:1", File::Folded, 3), seen("a:1", PLAIN, 3), seen("b:1", File::Folded, 3)];
+        let version = blob(decide(&Sighting { blobs, sidecars: vec![] }));
+        let files: Vec<File> = version.contents[0].files.iter().map(|seen| seen.file).collect();
+        assert_eq!(files, [PLAIN, File::Folded]);
+    }
+}

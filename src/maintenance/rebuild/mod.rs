@@ -1,0 +1,344 @@
+//! Rebuild: the index made anew from what lies on the volumes.
+//!
+//! It is written into a directory beside the old one and exchanged for it only when it is complete, so that whatever
+//! ends the job half-way leaves the old index as it was. Several threads walk the volumes, one writes.
+
+mod decide;
+mod walk;
+
+use crate::index::leveldb::{self, Replacement, STACK_BYTES};
+use crate::index::{founding_entries, table};
+use crate::maintenance::Progress;
+use crate::model::{Key, Md5, Placer, Replica, Volume, path_of};
+use crate::volume::{ClusterId, Health, Timeouts, VolumeClient, VolumeError};
+use decide::{Content, Decision, Seen, Sighting, Version, decide, record};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use thiserror::Error;
+use tokio::sync::mpsc;
+use walk::{Tree, Walker};
+
+/// Folders that one thread works on at the same time: enough that it never waits for one volume.
+const FOLDERS_AT_ONCE: usize = 8;
+
+/// Batches of records on their way to the writer, each of one folder.
+const BATCHES_WAITING: usize = 64;
+
+/// Bytes written before they become a table. The records come in no order, so larger ones save merging; nobody waits
+/// for a stall here.
+const WRITE_BUFFER_BYTES: usize = 4 << 20;
+
+/// What to rebuild from what.
+pub struct RebuildRequest {
+    /// The directory of the index.
+    pub db: PathBuf,
+    /// The cluster's volumes, which give the order of replicas in a record.
+    pub placer: Placer,
+    /// The volumes that are read; those of the placer without the ones that may be missing.
+    pub volumes: Vec<Volume>,
+    /// Whether blobs whose MD5 nothing tells are read.
+    pub checksum: bool,
+    /// Whether the old index is removed in the end.
+    pub discard_old: bool,
+    /// Take volumes of other clusters too.
+    pub adopt: bool,
+    /// How patient to be with volumes.
+    pub timeouts: Timeouts,
+    /// For the volumes, `user:password`.
+    pub userpass: Option<String>,
+}
+
+/// What was made.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Rebuilt {
+    /// Where the old index is kept.
+    pub old: Option<PathBuf>,
+}
+
+/// Why the index was not rebuilt; the old one is as it was.
+#[derive(Debug, Error)]
+pub enum RebuildError {
+    /// A volume or a listing can't be read.
+    #[error("{0}; nothing was changed. --allow-missing VOLUME goes on without a volume")]
+    Volume(#[from] VolumeError),
+    /// The index can't be written.
+    #[error(transparent)]
+    Table(#[from] table::TableError),
+    /// The volumes are not of one cluster.
+    #[error("volume {volume} belongs to cluster {}, another to {}; --adopt takes both", theirs.escape_debug(), ours.escape_debug())]
+    Foreign {
+        /// A volume.
+        volume: Volume,
+        /// Its cluster.
+        theirs: String,
+        /// The cluster of the volumes before it.
+        ours: String,
+    },
+    /// Somebody asked for an end.
+    #[error("stopped; nothing was changed")]
+    Stopped,
+    /// The system has no thread or runtime left.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// What the walking threads share.
+struct Shared<'a> {
+    request: &'a RebuildRequest,
+    progress: &'a Progress,
+    health: Arc<Health>,
+    stop: &'a AtomicBool,
+    next: AtomicUsize,
+}
+
+/// Rebuilds the index; blocks the calling thread. `stop` may be set by others to have it end early.
+pub fn run(
+    request: &RebuildRequest,
+    progress: &Progress,
+    stop: &AtomicBool,
+) -> Result<Rebuilt, RebuildError> {
+    let health = Arc::new(Health::new(&request.volumes));
+    let shared = Shared { request, progress, health, stop, next: AtomicUsize::new(0) };
+    progress.begin("looking at the volumes", 0);
+    let (cluster, trees) = actix_rt::System::new().block_on(shared.look())?;
+    let mut folders = BTreeMap::<&str, Vec<&Replica>>::new();
+    for tree in &trees {
+        tree.folders.iter().for_each(|name| folders.entry(name).or_default().push(&tree.replica));
+    }
+    let folders: Vec<(&str, Vec<&Replica>)> = folders.into_iter().collect();
+    progress.begin("reading the volumes", folders.len() as u64);
+    let (sender, receiver) = mpsc::channel(BATCHES_WAITING);
+    std::thread::scope(|scope| {
+        let (opened, open) = std::sync::mpsc::sync_channel(1);
+        let write = move || write(request, cluster, receiver, opened);
+        let writer = std::thread::Builder::new()
+            .name("index".into())
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, write)?;
+        // Before the long walk: an index that is in use ends the job at once. A writer that ended says why below.
+        let _ = open.recv();
+        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        let (shared, folders) = (&shared, &folders);
+        let walkers: Vec<_> = (0..threads)
+            .map(|_| {
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    let walked = actix_rt::System::new().block_on(shared.walk(folders, &sender));
+                    if walked.is_err() {
+                        shared.stop.store(true, Ordering::Relaxed);
+                    }
+                    walked
+                })
+            })
+            .collect();
+        let walked = walkers.into_iter().map(|walker| walker.join().expect("a walker does not panic"));
+        let walked: Vec<Result<(), RebuildError>> = walked.collect();
+        let failure =
+            walked.into_iter().filter_map(Result::err).min_by_key(|err| matches!(err, RebuildError::Stopped));
+        if failure.is_none() {
+            progress.begin("completing the index", 0);
+            let _ = sender.blocking_send(Batch::Complete);
+        }
+        drop(sender);
+        let written = writer.join().expect("the writer does not panic");
+        match (failure, written) {
+            (Some(err), Ok(_)) => Err(err),
+            (_, written) => Ok(Rebuilt { old: written? }),
+        }
+    })
+}
+
+/// What the walkers tell the writer.
+enum Batch {
+    Records(Vec<table::Change>),
+    /// There are no more; without it the index is not exchanged.
+    Complete,
+}
+
+/// Writes what comes, and puts the new index in place at the end. Its own end closes the channel, which ends the walkers.
+fn write(
+    request: &RebuildRequest,
+    cluster: Option<String>,
+    mut receiver: mpsc::Receiver<Batch>,
+    opened: std::sync::mpsc::SyncSender<()>,
+) -> Result<Option<PathBuf>, table::TableError> {
+    let options = leveldb::Options { write_buffer_bytes: WRITE_BUFFER_BYTES, ..leveldb::Options::default() };
+    let mut index = Replacement::begin(&request.db, options)?;
+    let _ = opened.send(());
+    if let Some(cluster) = cluster {
+        index.write(&founding_entries(&cluster))?;
+    }
+    while let Some(batch) = receiver.blocking_recv() {
+        match batch {
+            Batch::Records(changes) => index.write(&changes)?,
+            Batch::Complete => return index.finish(request.discard_old),
+        }
+    }
+    index.discard();
+    Ok(None)
+}
+
+impl Shared<'_> {
+    fn walker(&self) -> Walker<'_> {
+        let volumes = VolumeClient::new(self.request.timeouts, Arc::clone(&self.health));
+        let userpass = self.request.userpass.as_deref().map(Rc::from);
+        Walker { volumes: volumes.with_credentials(userpass), progress: self.progress }
+    }
+
+    /// Which cluster the volumes belong to, and the trees of all of them.
+    async fn look(&self) -> Result<(Option<String>, Vec<Tree>), RebuildError> {
+        let walker = self.walker();
+        let mut ours: Option<String> = None;
+        let mut trees = Vec::new();
+        for volume in &self.request.volumes {
+            let theirs = walker.cluster(volume).await?.filter(|id| id.parse::<ClusterId>().is_ok());
+            match (&ours, theirs) {
+                (Some(ours), Some(theirs)) if *ours != theirs && !self.request.adopt => {
+                    return Err(RebuildError::Foreign { volume: volume.clone(), theirs, ours: ours.clone() });
+                }
+                (None, theirs) => ours = theirs,
+                (Some(_), _) => {}
+            }
+            trees.extend(walker.trees(volume).await?);
+        }
+        Ok((ours, trees))
+    }
+
+    /// Takes folders, one after another, until none is left.
+    async fn walk(
+        &self,
+        folders: &[(&str, Vec<&Replica>)],
+        sender: &mpsc::Sender<Batch>,
+    ) -> Result<(), RebuildError> {
+        let walker = self.walker();
+        while let Some((top, trees)) = folders.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            let second = walker.second_level(&format!("/{top}"), trees).await?;
+            stream::iter(second)
+                .map(Ok)
+                .try_for_each_concurrent(FOLDERS_AT_ONCE, |(folder, trees)| {
+                    self.folder(&walker, folder, trees, sender)
+                })
+                .await?;
+            self.progress.step();
+        }
+        Ok(())
+    }
+
+    async fn folder(
+        &self,
+        walker: &Walker<'_>,
+        folder: String,
+        trees: Vec<&Replica>,
+        sender: &mpsc::Sender<Batch>,
+    ) -> Result<(), RebuildError> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(RebuildError::Stopped);
+        }
+        let mut changes = Vec::new();
+        for (key, sighting) in walker.sightings(&folder, &trees).await? {
+            changes.extend(self.entry(walker, key, &sighting).await?);
+            self.progress.add_keys(1);
+        }
+        match changes.is_empty() {
+            true => Ok(()),
+            false => sender.send(Batch::Records(changes)).await.map_err(|_| RebuildError::Stopped),
+        }
+    }
+
+    /// The index entry of a key, if it has one.
+    async fn entry(
+        &self,
+        walker: &Walker<'_>,
+        key: Key,
+        sighting: &Sighting,
+    ) -> Result<Option<table::Change>, RebuildError> {
+        let version = match decide(sighting) {
+            Decision::Nothing => return Ok(None),
+            Decision::Lost => {
+                self.progress.problem(
+                    Some(&key),
+                    None,
+                    "no volume has its blob any more; it is not in the new index",
+                );
+                return Ok(None);
+            }
+            Decision::Blob(version) => version,
+        };
+        let (content, md5) = self.content(walker, &key, &version).await?;
+        for seen in version.contents.iter().filter(|other| *other != content).flat_map(|other| &other.files) {
+            let what =
+                format_args!("{} bytes instead of {}, not taken for a replica", seen.size, content.size);
+            self.progress.problem(Some(&key), Some(&seen.replica), what);
+        }
+        let record = record(&key, &version, content, md5, &self.request.placer);
+        Ok(Some(table::Change::Put { key: key.as_bytes().to_vec(), value: record.to_value() }))
+    }
+
+    /// Which content is the blob's, and its MD5.
+    async fn content<'v>(
+        &self,
+        walker: &Walker<'_>,
+        key: &Key,
+        version: &'v Version,
+    ) -> Result<(&'v Content, Option<Md5>), RebuildError> {
+        let first = &version.contents[0];
+        let disputed = version.contents.len() > 1 && !version.size_is_known;
+        match version.md5 {
+            Some(md5) if disputed => {
+                for content in &version.contents {
+                    if self.digest(walker, key, content).await? == md5 {
+                        return Ok((content, Some(md5)));
+                    }
+                }
+                self.progress.problem(Some(key), None, "no replica has the content that was stored");
+                Ok((first, Some(md5)))
+            }
+            Some(md5) => Ok((first, Some(md5))),
+            None if disputed => {
+                let what =
+                    "its replicas differ in size and nothing tells which is right; most have the one taken";
+                self.progress.problem(Some(key), None, what);
+                Ok((first, None))
+            }
+            None if self.request.checksum => Ok((first, Some(self.digest(walker, key, first).await?))),
+            None => Ok((first, None)),
+        }
+    }
+
+    /// The MD5 of a content, from the first replica that can be read.
+    async fn digest(&self, walker: &Walker<'_>, key: &Key, content: &Content) -> Result<Md5, RebuildError> {
+        let mut files = content.files.iter().peekable();
+        loop {
+            let seen = files.next().expect("a content has files");
+            match self.digest_of(walker, key, seen).await {
+                Err(err) if files.peek().is_some() => {
+                    self.progress.problem(Some(key), Some(&seen.replica), err)
+                }
+                digest => return Ok(digest?),
+            }
+        }
+    }
+
+    async fn digest_of(&self, walker: &Walker<'_>, key: &Key, seen: &Seen) -> Result<Md5, VolumeError> {
+        let path = path_of(key, seen.file);
+        let mut digest = md5::Context::new();
+        let mut size = 0;
+        if let Some(mut download) = walker.volumes.open(&seen.replica, &path).await? {
+            while let Some(chunk) = download.next().await? {
+                size += chunk.len() as u64;
+                digest.consume(&chunk);
+                self.progress.add_bytes(chunk.len() as u64);
+            }
+        }
+        if size == seen.size {
+            return Ok(Md5(digest.finalize().0));
+        }
+        let (replica, reason) =
+            (seen.replica.clone(), format!("it has {size} bytes and was listed with {}", seen.size));
+        Err(VolumeError::NoListing { replica, path, reason })
+    }
+}

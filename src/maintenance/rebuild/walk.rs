@@ -1,0 +1,220 @@
+//! Walks the volumes, one folder of all of them at a time: `/ab/cd` holds everything of the keys whose MD5 begins so, on
+//! every volume and in every layout, so that no more than a folder's files have to be in memory.
+
+use super::RebuildError;
+use super::decide::{Seen, Sighting};
+use crate::maintenance::Progress;
+use crate::model::{CLUSTER_PATH, File, Key, Replica, Volume, decode_path, path_of, unfolded_key};
+use crate::volume::{DirEntry, EntryKind, VolumeClient, VolumeError};
+use actix_rt::time::sleep;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+/// Listings that are asked for at the same time for one folder.
+const LISTINGS_AT_ONCE: usize = 16;
+
+/// How often a request of a job is made before its failure ends the job: a busy disk is no dead one.
+const TRIES: u32 = 3;
+
+/// The wait before the second try; it doubles.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// A sidecar with more is none: user metadata has a few KiB at most.
+const MAX_SIDECAR_BYTES: usize = 64 << 10;
+
+/// What the Go original's volume script leaves beside the blobs, and what names the cluster.
+const NO_BLOBS: [&[u8]; 5] = [b"=cluster", b"nginx.pid", b"body_temp", b"tmp", b"lost+found"];
+
+/// Where blobs lie: a volume's root or one of its subvolumes, each with its folders `00` to `ff`.
+pub(super) struct Tree {
+    pub(super) replica: Replica,
+    pub(super) folders: Vec<String>,
+}
+
+/// The client of the volumes for a job: patient, and never in a hurry to give up.
+pub(super) struct Walker<'a> {
+    pub(super) volumes: VolumeClient,
+    pub(super) progress: &'a Progress,
+}
+
+impl Walker<'_> {
+    /// The trees of a volume.
+    pub(super) async fn trees(&self, volume: &Volume) -> Result<Vec<Tree>, RebuildError> {
+        let root: Replica = volume.as_str().parse().expect("every volume is a replica too");
+        let entries = self.entries(&root, "").await?;
+        let mut trees = Vec::new();
+        for name in entries.iter().filter(|entry| is_subvolume(entry)).map(|entry| text(&entry.name)) {
+            let replica: Replica =
+                format!("{volume}/{name}").parse().expect("a folder's name fits a volume's");
+            let entries = self.entries(&replica, "").await?;
+            trees.push(self.tree(replica, entries));
+        }
+        let others = entries.into_iter().filter(|entry| !is_subvolume(entry)).collect();
+        trees.push(self.tree(root, others));
+        Ok(trees)
+    }
+
+    fn tree(&self, replica: Replica, entries: Vec<DirEntry>) -> Tree {
+        let mut folders = Vec::new();
+        for entry in entries {
+            if is_folder(&entry) {
+                folders.push(text(&entry.name));
+            } else if !NO_BLOBS.contains(&entry.name.as_slice()) {
+                self.no_blob(&replica, "", &entry.name);
+            }
+        }
+        Tree { replica, folders }
+    }
+
+    /// The second level of folder `top` (`/ab`): each folder's name with the trees that have it.
+    pub(super) async fn second_level<'t>(
+        &self,
+        top: &str,
+        trees: &[&'t Replica],
+    ) -> Result<BTreeMap<String, Vec<&'t Replica>>, RebuildError> {
+        let lists =
+            stream::iter(trees).map(|tree| async move { Ok((*tree, self.entries(tree, top).await?)) });
+        let lists: Vec<(&Replica, Vec<DirEntry>)> = lists
+            .buffer_unordered(LISTINGS_AT_ONCE)
+            .try_collect::<Vec<_>>()
+            .await
+            .map_err(|err: RebuildError| err)?;
+        let mut folders = BTreeMap::<String, Vec<&Replica>>::new();
+        for (tree, entries) in lists {
+            for entry in entries {
+                match is_folder(&entry) {
+                    true => folders.entry(format!("{top}/{}", text(&entry.name))).or_default().push(tree),
+                    false => self.no_blob(tree, top, &entry.name),
+                }
+            }
+        }
+        Ok(folders)
+    }
+
+    /// Everything below `folder` (`/ab/cd`) in `trees`, by key. Sidecars are read.
+    pub(super) async fn sightings(
+        &self,
+        folder: &str,
+        trees: &[&Replica],
+    ) -> Result<HashMap<Key, Sighting>, RebuildError> {
+        let walks = stream::iter(trees).map(|tree| self.files_below(tree, folder));
+        let found: Vec<Vec<(Key, Seen)>> = walks.buffer_unordered(LISTINGS_AT_ONCE).try_collect().await?;
+        let mut sightings = HashMap::<Key, Sighting>::new();
+        let mut sidecars = Vec::new();
+        for (key, seen) in found.into_iter().flatten() {
+            match seen.file {
+                File::Sidecar => sidecars.push((key, seen.replica)),
+                File::Blob(_) | File::Folded => sightings.entry(key).or_default().blobs.push(seen),
+            }
+        }
+        let reads = stream::iter(sidecars).map(|(key, replica)| async move {
+            let sidecar = self.sidecar(&key, &replica).await?;
+            Ok::<_, RebuildError>((key, sidecar))
+        });
+        let read: Vec<_> = reads.buffer_unordered(LISTINGS_AT_ONCE).try_collect().await?;
+        for (key, sidecar) in read {
+            sightings.entry(key).or_default().sidecars.extend(sidecar);
+        }
+        Ok(sightings)
+    }
+
+    async fn sidecar(
+        &self,
+        key: &Key,
+        replica: &Replica,
+    ) -> Result<Option<crate::model::Sidecar>, RebuildError> {
+        let path = path_of(key, File::Sidecar);
+        let read = again(|| self.volumes.get(replica, &path, MAX_SIDECAR_BYTES)).await;
+        let content = match read {
+            Err(VolumeError::TooLarge { .. }) => None,
+            content => content?,
+        };
+        let sidecar = content.as_deref().and_then(crate::model::Sidecar::parse);
+        if sidecar.is_none() {
+            self.progress.problem(Some(key), Some(replica), "its sidecar can't be read and is passed over");
+        }
+        Ok(sidecar)
+    }
+
+    async fn files_below(&self, tree: &Replica, folder: &str) -> Result<Vec<(Key, Seen)>, RebuildError> {
+        let mut found = Vec::new();
+        let mut folders = vec![folder.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in self.entries(tree, &folder).await? {
+                let Some(name) = plain_name(&entry.name) else {
+                    self.no_blob(tree, &folder, &entry.name);
+                    continue;
+                };
+                let path = format!("{folder}/{name}");
+                match entry.kind {
+                    EntryKind::Directory => folders.push(path),
+                    EntryKind::File { size } => match key_of(&path) {
+                        Some((key, file)) => found.push((key, Seen { replica: tree.clone(), file, size })),
+                        None => self.no_blob(tree, &folder, &entry.name),
+                    },
+                    EntryKind::Other => self.no_blob(tree, &folder, &entry.name),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn entries(&self, tree: &Replica, path: &str) -> Result<Vec<DirEntry>, RebuildError> {
+        Ok(again(|| self.volumes.entries(tree, path)).await?)
+    }
+
+    /// The cluster that a volume says it belongs to, if it says anything.
+    pub(super) async fn cluster(&self, volume: &Volume) -> Result<Option<String>, RebuildError> {
+        let root: Replica = volume.as_str().parse().expect("every volume is a replica too");
+        let content = again(|| self.volumes.get(&root, CLUSTER_PATH, MAX_SIDECAR_BYTES)).await?;
+        Ok(content.map(|content| String::from_utf8_lossy(content.trim_ascii()).into_owned()))
+    }
+
+    fn no_blob(&self, tree: &Replica, folder: &str, name: &[u8]) {
+        self.progress.note(format_args!("{tree}{folder}/{} is no blob", name.escape_ascii()));
+    }
+}
+
+/// Makes a request up to [`TRIES`] times while the volume gives no answer.
+async fn again<T, F>(request: impl Fn() -> F) -> Result<T, VolumeError>
+where
+    F: Future<Output = Result<T, VolumeError>>,
+{
+    let mut pause = PAUSE;
+    for _ in 1..TRIES {
+        match request().await {
+            Err(VolumeError::NoAnswer { .. } | VolumeError::Unreachable { .. }) => sleep(pause).await,
+            answer => return answer,
+        }
+        pause *= 2;
+    }
+    request().await
+}
+
+fn key_of(path: &str) -> Option<(Key, File)> {
+    decode_path(path).or_else(|| unfolded_key(path).map(|key| (key, File::Folded)))
+}
+
+/// The name if a file or folder of ours can have it.
+fn plain_name(name: &[u8]) -> Option<&str> {
+    let ours = |byte: &u8| byte.is_ascii_alphanumeric() || b"+=-_~.".contains(byte);
+    std::str::from_utf8(name).ok().filter(|name| name.bytes().all(|byte| ours(&byte)))
+}
+
+fn is_folder(entry: &DirEntry) -> bool {
+    let hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    entry.kind == EntryKind::Directory && entry.name.len() == 2 && entry.name.iter().all(hex)
+}
+
+/// `sv` and two or more upper-case hex digits.
+fn is_subvolume(entry: &DirEntry) -> bool {
+    let hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'A'..=b'F');
+    let number = entry.name.strip_prefix(b"sv").unwrap_or_default();
+    entry.kind == EntryKind::Directory && number.len() >= 2 && number.iter().all(hex)
+}
+
+/// A name that is known to be ASCII.
+fn text(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
+}

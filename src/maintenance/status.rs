@@ -1,0 +1,177 @@
+//! How far a job is and what it found: written by the job's threads, read by whoever shows it.
+
+use crate::model::{Key, Replica};
+use log::{info, warn};
+use serde::Serialize;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// Findings that are kept; all are counted and logged.
+const MAX_FINDINGS: usize = 1000;
+
+/// Something that is not as it should be and that the job could not make so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The key, percent-encoded, if it is about one.
+    pub key: Option<String>,
+    /// The volume, if it is about one.
+    pub volume: Option<String>,
+    /// What it is, in words.
+    pub what: String,
+}
+
+/// A job at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Status {
+    /// What it is doing, as `reading the volumes`.
+    pub phase: String,
+    /// Steps that are done.
+    pub done: u64,
+    /// Steps that there are; 0 while that isn't known.
+    pub total: u64,
+    /// Keys that are done.
+    pub keys: u64,
+    /// Bytes of blobs that were read or moved.
+    pub bytes: u64,
+    /// How many findings there are.
+    pub problems: u64,
+    /// The first thousand of them.
+    pub findings: Vec<Finding>,
+    /// Seconds since it began.
+    pub seconds: f64,
+    /// Seconds until it is done, at the rate so far.
+    pub eta_seconds: Option<f64>,
+}
+
+/// The counters behind a [`Status`].
+pub struct Progress {
+    begun: Instant,
+    done: AtomicU64,
+    total: AtomicU64,
+    keys: AtomicU64,
+    bytes: AtomicU64,
+    problems: AtomicU64,
+    told: Mutex<Told>,
+}
+
+#[derive(Default)]
+struct Told {
+    phase: String,
+    findings: Vec<Finding>,
+}
+
+impl Default for Progress {
+    fn default() -> Progress {
+        Progress {
+            begun: Instant::now(),
+            done: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+            keys: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            problems: AtomicU64::new(0),
+            told: Mutex::default(),
+        }
+    }
+}
+
+impl Progress {
+    /// Begins a phase of `total` steps; 0 where that isn't known.
+    pub fn begin(&self, phase: &str, total: u64) {
+        self.told().phase = phase.to_owned();
+        self.done.store(0, Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
+    }
+
+    /// One more step is done.
+    pub fn step(&self) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// `count` more keys are done.
+    pub fn add_keys(&self, count: u64) {
+        self.keys.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// `count` more bytes of blobs were read or moved.
+    pub fn add_bytes(&self, count: u64) {
+        self.bytes.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Something is wrong and stays so: the job does not end with success.
+    pub fn problem(&self, key: Option<&Key>, place: Option<&Replica>, what: impl fmt::Display) {
+        let finding = Finding {
+            key: key.map(Key::to_string),
+            volume: place.map(Replica::to_string),
+            what: what.to_string(),
+        };
+        warn!("{finding}");
+        self.problems.fetch_add(1, Ordering::Relaxed);
+        let findings = &mut self.told().findings;
+        if findings.len() < MAX_FINDINGS {
+            findings.push(finding);
+        }
+    }
+
+    /// Something that a person may want to know and that is no fault.
+    pub fn note(&self, what: impl fmt::Display) {
+        info!("{what}");
+    }
+
+    /// How many problems there are.
+    pub fn problems(&self) -> u64 {
+        self.problems.load(Ordering::Relaxed)
+    }
+
+    /// The job at this moment.
+    pub fn status(&self) -> Status {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (done, total) = (load(&self.done), load(&self.total));
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let left = total.saturating_sub(done) as f64;
+        let told = self.told();
+        Status {
+            phase: told.phase.clone(),
+            done,
+            total,
+            keys: load(&self.keys),
+            bytes: load(&self.bytes),
+            problems: load(&self.problems),
+            findings: told.findings.clone(),
+            seconds,
+            eta_seconds: (done > 0 && total > 0).then(|| seconds / done as f64 * left),
+        }
+    }
+
+    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for part in [&self.key, &self.volume].into_iter().flatten() {
+            write!(f, "{part}: ")?;
+        }
+        f.write_str(&self.what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_tells_what_was_counted() {
+        let progress = Progress::default();
+        progress.begin("reading", 4);
+        progress.step();
+        progress.add_keys(3);
+        progress.problem(Key::new(*b"/a b").ok().as_ref(), None, "is gone");
+        let status = progress.status();
+        assert_eq!((status.phase.as_str(), status.done, status.total, status.keys), ("reading", 1, 4, 3));
+        assert_eq!((status.problems, status.findings[0].to_string()), (1, "/a%20b: is gone".to_owned()));
+        assert!(status.eta_seconds.is_some());
+    }
+}

@@ -1,0 +1,354 @@
+//! The index thrown away and made anew from the volumes: exact, or not at all.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::harness::{Cluster, GoCluster, Master, Volume, addresses, eventually, lines_of};
+
+/// The index is moved away, so that only the volumes can tell.
+fn lose_index(master: &Master) {
+    fs::remove_dir_all(master.db()).expect("the index is a directory");
+}
+
+#[track_caller]
+fn rebuild(master: &Master, words: &[&str]) -> String {
+    let (status, said) = master.job(&[&["rebuild"], words].concat());
+    assert!(status.success(), "{status}\n{said}");
+    said
+}
+
+#[track_caller]
+fn same(before: &[String], after: &[String]) {
+    let missing: Vec<&String> = before.iter().filter(|line| !after.contains(line)).collect();
+    let added: Vec<&String> = after.iter().filter(|line| !before.contains(line)).collect();
+    assert!(missing.is_empty() && added.is_empty(), "missing {missing:#?}\nadded {added:#?}");
+}
+
+/// Keys that are awkward in one way or another, percent-encoded.
+fn awkward() -> Vec<String> {
+    let mut keys: Vec<String> = [
+        "/%D0%BF%D1%80%D0%B8%D0%B2%D0%B5%D1%82",
+        "/a%3Fb",
+        "/%3F%3F%3F/%3F%3F%3F",
+        "/a//b/../c/",
+        "/%00%01%ff%fe",
+        "/with%20space+plus%25",
+        "/%E6%97%A5%E6%9C%AC/%E8%AA%9E",
+    ]
+    .map(String::from)
+    .to_vec();
+    keys.extend((1..30).map(|number| format!("/{}%FF%FF%FF{number}", "%3F".repeat(number))));
+    keys.push(format!("/{}", "long".repeat(80)));
+    keys.push(format!("/{}", "x".repeat(2047)));
+    keys
+}
+
+#[test]
+fn every_entry_comes_back_byte_for_byte() {
+    let mut cluster = Cluster::of(4, |master| master);
+    let call = |cluster: &Cluster, method: &str, path: &str, body: &[u8], expected: u16| {
+        let response = cluster.master.call(method, path, body);
+        assert_eq!(response.status, expected, "{method} {path}: {}", response.text());
+    };
+    (0..1000)
+        .for_each(|number| cluster.master.put(&format!("/plain/{number}"), format!("{number}").as_bytes()));
+    for (number, key) in awkward().iter().enumerate() {
+        cluster.master.put(key, key.as_bytes());
+        match number % 4 {
+            0 => call(&cluster, "UNLINK", key, b"", 204),
+            1 => call(&cluster, "REPLACE", key, b"another", 204),
+            _ => {}
+        }
+    }
+    for number in 0..20 {
+        let key = |kind: &str| format!("/{kind}/{number}");
+        for kind in ["unlinked", "relinked", "again", "deleted", "back", "twice"] {
+            cluster.master.put(&key(kind), b"first");
+        }
+        call(&cluster, "UNLINK", &key("unlinked"), b"", 204);
+        call(&cluster, "UNLINK", &key("relinked"), b"", 204);
+        call(&cluster, "RELINK", &key("relinked"), b"", 204);
+        call(&cluster, "UNLINK", &key("again"), b"", 204);
+        cluster.master.put(&key("again"), b"over a tombstone");
+        call(&cluster, "DELETE", &key("deleted"), b"", 204);
+        call(&cluster, "DELETE", &key("back"), b"", 204);
+        cluster.master.put(&key("back"), b"second");
+        call(&cluster, "REPLACE", &key("twice"), b"second", 204);
+        call(&cluster, "REPLACE", &key("twice"), b"third", 204);
+        call(&cluster, "UNLINK", &key("twice"), b"", 204);
+    }
+    cluster.volumes[3].stop();
+    (0..30).for_each(|number| cluster.master.put(&format!("/spilled/{number}"), b"elsewhere"));
+    cluster.volumes[3].start_again();
+    settle(&mut cluster);
+
+    let before = lines_of(cluster.master.db());
+    assert!(before.len() > 1100, "{}", before.len());
+    lose_index(&cluster.master);
+    rebuild(&cluster.master, &[]);
+    same(&before, &lines_of(cluster.master.db()));
+
+    // Over an index that is there, which is kept unless it is to be discarded.
+    let said = rebuild(&cluster.master, &[]);
+    assert!(said.contains("the old index is kept as"), "{said}");
+    assert_eq!(siblings(cluster.master.db(), ".old-").len(), 1);
+    rebuild(&cluster.master, &["--discard-old", "-q"]);
+    assert_eq!(siblings(cluster.master.db(), ".old-").len(), 1);
+    same(&before, &lines_of(cluster.master.db()));
+
+    // Without reading, only the MD5s of plain blobs are missing.
+    lose_index(&cluster.master);
+    fs::rename(&siblings(cluster.master.db(), ".old-")[0], cluster.master.own_dir().join("aside")).unwrap();
+    rebuild(&cluster.master, &["--no-checksum"]);
+    let without: Vec<String> = lines_of(cluster.master.db()).iter().map(|line| without_md5(line)).collect();
+    same(&before.iter().map(|line| without_md5(line)).collect::<Vec<_>>(), &without);
+    cluster.master.start_again();
+    assert_eq!(cluster.master.fetch("/plain/7"), (200, b"7".to_vec()));
+    assert_eq!(cluster.master.fetch("/again/7"), (200, b"over a tombstone".to_vec()));
+    assert_eq!(cluster.master.fetch("/deleted/7").0, 404);
+}
+
+/// Waits until overwritten versions are gone, which takes the grace period of a second, and stops the master.
+fn settle(cluster: &mut Cluster) {
+    eventually("nothing is pending", || {
+        let before = cluster.files().len();
+        std::thread::sleep(Duration::from_secs(2));
+        cluster.files().len() == before
+    });
+    assert!(cluster.master.stop().success());
+}
+
+fn without_md5(line: &str) -> String {
+    match line.split_once("HASH") {
+        Some((before, rest)) => format!("{before}{}", &rest[32..]),
+        None => line.to_owned(),
+    }
+}
+
+fn siblings(dir: &Path, infix: &str) -> Vec<PathBuf> {
+    let parent = dir.parent().expect("an index has a parent");
+    let name = format!("{}{infix}", dir.file_name().expect("it has a name").to_string_lossy());
+    let entries = fs::read_dir(parent).expect("the parent can be read").flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.to_string_lossy().contains(&name)).collect()
+}
+
+/// One test, because the fixture names its volumes by their ports. The Go original's own rebuild loses the keys whose
+/// base64 has a `/`, and every MD5.
+#[test]
+fn a_go_cluster_without_its_index_is_right_for_every_live_key() {
+    let go = GoCluster::unpack();
+    let volumes: Vec<Volume> = (1..=5)
+        .map(|number| Volume::builder().dir(go.volume(number)).port(13000 + u16::from(number)).start())
+        .collect();
+    let mut master = Master::builder(&addresses(&volumes)).build();
+    rebuild(&master, &[]);
+    master.start_again();
+    let mut live = 0;
+    for (key, blob) in go.expected.iter().filter(|(_, blob)| blob.state == "live") {
+        let bytes = STANDARD.decode(key).expect("keys are base64");
+        let path: String = bytes.iter().map(|byte| format!("%{byte:02X}").replace("%2F", "/")).collect();
+        let response = master.call("GET", &path, b"");
+        assert_eq!(response.status, 302, "{path}");
+        assert_eq!(response.header("key-volumes"), Some(blob.volumes.join(",").as_str()), "{path}");
+        assert_eq!(response.header("content-md5"), blob.md5.as_deref(), "{path}");
+        live += 1;
+    }
+    assert!(live > 250, "only {live} live keys");
+}
+
+#[test]
+fn what_was_acknowledged_holds_whichever_volume_was_away() {
+    for away in 0..3 {
+        let mut cluster = Cluster::of(3, |master| master.flag("replicas", "2"));
+        let keys = |kind: &'static str| (0..12).map(move |number| format!("/{kind}/{number}"));
+        for kind in ["delete", "replace", "unlink", "relink", "reput"] {
+            keys(kind).for_each(|key| cluster.master.put(&key, b"old"));
+        }
+        keys("relink").for_each(|key| assert_eq!(cluster.master.call("UNLINK", &key, b"").status, 204));
+        cluster.volumes[away].stop();
+        eventually("the volume is known to be down", || cluster.master.log().contains("is down"));
+        let mut relinked = Vec::new();
+        for number in 0..12 {
+            let key = |kind: &str| format!("/{kind}/{number}");
+            assert!([204, 503].contains(&cluster.master.call("DELETE", &key("delete"), b"").status));
+            assert_eq!(cluster.master.call("REPLACE", &key("replace"), b"new").status, 204);
+            assert_eq!(cluster.master.call("UNLINK", &key("unlink"), b"").status, 204);
+            relinked.push(cluster.master.call("RELINK", &key("relink"), b"").status);
+            assert!([204, 503].contains(&cluster.master.call("DELETE", &key("reput"), b"").status));
+            assert_eq!(cluster.master.call("PUT", &key("reput"), b"new").status, 201);
+        }
+        cluster.master.kill9();
+        cluster.volumes[away].start_again();
+        lose_index(&cluster.master);
+        rebuild(&cluster.master, &[]);
+        cluster.master.start_again();
+        for (number, relinked) in relinked.into_iter().enumerate() {
+            let fetch = |kind: &str| cluster.master.fetch(&format!("/{kind}/{number}"));
+            assert_eq!(fetch("delete").0, 404, "deleted, with volume {away} away");
+            assert_eq!(fetch("replace"), (200, b"new".to_vec()));
+            assert_eq!(fetch("unlink").0, 404);
+            assert_eq!(fetch("reput"), (200, b"new".to_vec()));
+            let expected = if relinked == 204 { 200 } else { 404 };
+            assert_eq!(fetch("relink").0, expected);
+        }
+        assert_eq!(cluster.master.list("/unlink/?unlinked").len(), 12);
+    }
+}
+
+#[test]
+fn damaged_and_foreign_files_are_told_and_never_taken() {
+    let mut cluster = Cluster::start();
+    for key in ["/cut", "/empty", "/whole", "/lost", "/noted"] {
+        cluster.master.put(key, b"four");
+    }
+    assert_eq!(cluster.master.call("REPLACE", "/noted", b"second").status, 204);
+    assert_eq!(cluster.master.call("REPLACE", "/lost", b"second").status, 204);
+    settle(&mut cluster);
+    let before = lines_of(cluster.master.db());
+    let file = |volume: &Volume, key: &str, end: &str| {
+        let name = STANDARD.encode(key);
+        let found = volume
+            .files()
+            .into_iter()
+            .find(|file| file.contains(&name) && !file.ends_with(".meta") && file.ends_with(end));
+        volume.dir().join(found.expect("the volume has the file"))
+    };
+    fs::write(file(&cluster.volumes[0], "/cut", ""), b"fo").unwrap();
+    fs::write(file(&cluster.volumes[1], "/empty", ""), b"").unwrap();
+    fs::write(file(&cluster.volumes[2], "/noted", ""), b"sec").unwrap();
+    cluster.volumes.iter().for_each(|volume| fs::remove_file(file(volume, "/lost", "")).unwrap());
+    let folder = cluster.volumes[0].dir().join("ab/cd");
+    fs::create_dir_all(folder.join("L2E=")).unwrap();
+    for name in ["L2E+", "not base64!", "nginx.pid", ".hidden"] {
+        fs::write(folder.join(name), b"x").unwrap();
+    }
+    fs::write(cluster.volumes[0].dir().join("nginx.pid"), b"1").unwrap();
+    fs::create_dir(cluster.volumes[0].dir().join("body_temp")).unwrap();
+    lose_index(&cluster.master);
+    let (status, said) = cluster.master.job(&["rebuild"]);
+    assert_eq!(status.code(), Some(1), "{said}");
+    for words in [
+        "/lost: no volume has its blob",
+        "2 bytes instead of 4",
+        "3 bytes instead of 6",
+        "L2E+ is no blob",
+        "not base64! is no blob",
+    ] {
+        assert!(said.contains(words), "{words} is not in\n{said}");
+    }
+    assert!(!said.contains("nginx.pid is no blob") || said.contains("ab/cd/nginx.pid"), "{said}");
+    let after = lines_of(cluster.master.db());
+    let keys = |lines: &[String]| {
+        lines.iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let expected: Vec<String> = keys(&before).into_iter().filter(|key| key != "/lost").collect();
+    assert_eq!(keys(&after), expected);
+    let entry = |key: &str| after.iter().find(|line| line.starts_with(&format!("{key} "))).unwrap().clone();
+    assert!(!entry("/cut").contains(&cluster.volumes[0].addr()), "{}", entry("/cut"));
+    assert!(!entry("/empty").contains(&cluster.volumes[1].addr()), "{}", entry("/empty"));
+    assert!(!entry("/noted").contains(&cluster.volumes[2].addr()), "{}", entry("/noted"));
+}
+
+#[test]
+fn a_volume_that_cannot_be_read_leaves_the_old_index_as_it_was() {
+    let mut cluster = Cluster::of(4, |master| master);
+    (0..40).for_each(|number| cluster.master.put(&format!("/k{number}"), b"x"));
+    assert!(cluster.master.stop().success());
+    let before = lines_of(cluster.master.db());
+    cluster.volumes[1].stop();
+    let (status, said) = cluster.master.job(&["rebuild"]);
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("unreachable") && said.contains("--allow-missing"), "{said}");
+    same(&before, &lines_of(cluster.master.db()));
+    assert!(siblings(cluster.master.db(), ".new-").is_empty());
+
+    let missing = cluster.volumes[1].addr();
+    let (status, said) = cluster.master.job(&["rebuild", "--allow-missing", "nobody:1"]);
+    assert_eq!(status.code(), Some(2), "{said}");
+    rebuild(&cluster.master, &["--allow-missing", &missing]);
+    let after = lines_of(cluster.master.db());
+    assert_eq!(after.len(), before.len());
+    assert!(after.iter().all(|line| !line.contains(&missing)));
+}
+
+#[test]
+fn a_listing_that_is_cut_off_or_no_json_ends_the_job() {
+    let answers: [(&str, &str); 3] = [
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n[\r\n{ \"name\":\"ab\", \"type\":\"directory\" },\r\n",
+            "answer",
+        ),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[\r\n", "ends in the middle"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n<html></html>\n", "where JSON should be"),
+    ];
+    for (answer, expected) in answers {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let addr = listener.local_addr().expect("it is bound").to_string();
+        std::thread::spawn(move || listener.incoming().flatten().for_each(|stream| serve(stream, answer)));
+        let master = Master::builder(&addr).flag("replicas", "1").build();
+        let (status, said) = master.job(&["rebuild"]);
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains(expected), "{expected} is not in\n{said}");
+        assert!(!master.db().exists() && siblings(master.db(), ".new-").is_empty());
+    }
+}
+
+/// No cluster id, and `answer` to every other request.
+fn serve(mut stream: TcpStream, answer: &str) {
+    let mut request = Vec::new();
+    let mut buffer = [0; 1024];
+    while !request.windows(4).any(|window| window == b"\r\n\r\n") {
+        match stream.read(&mut buffer) {
+            Ok(count @ 1..) => request.extend_from_slice(&buffer[..count]),
+            _ => return,
+        }
+    }
+    let none = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+    let is_id = request.starts_with(b"GET /=cluster");
+    let _ = stream.write_all(if is_id { none } else { answer }.as_bytes());
+}
+
+#[test]
+fn killed_at_any_moment_it_can_be_run_again_and_a_server_is_not_misled() {
+    let mut cluster = Cluster::start();
+    (0..300).for_each(|number| cluster.master.put(&format!("/k{number}"), b"x"));
+    assert!(cluster.master.stop().success());
+    let before = lines_of(cluster.master.db());
+    lose_index(&cluster.master);
+    for round in 0..15 {
+        let mut job = cluster.master.begin_job(&["rebuild", "-q"]);
+        std::thread::sleep(Duration::from_millis(4 * round));
+        let _ = job.kill();
+        job.wait().expect("it is our child");
+        if !siblings(cluster.master.db(), ".new-").is_empty() && !cluster.master.db().exists() {
+            let (status, said) = cluster.master.job(&["server"]);
+            assert!(!status.success() && said.contains("doesn't exist"), "{said}");
+        }
+    }
+    rebuild(&cluster.master, &[]);
+    same(&before, &lines_of(cluster.master.db()));
+    assert!(siblings(cluster.master.db(), ".new-").is_empty());
+}
+
+#[test]
+fn an_index_in_use_and_a_directory_of_something_else_are_refused() {
+    let cluster = Cluster::start();
+    cluster.master.put("/k", b"x");
+    let (status, said) = cluster.master.job(&["rebuild"]);
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("is in use by another process"), "{said}");
+    let dir = cluster.master.own_dir().join("holiday");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("photo"), b"x").unwrap();
+    let master = Master::builder(&addresses(&cluster.volumes)).db(&dir).build();
+    let (status, said) = master.job(&["rebuild"]);
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("which is no part of an index") && dir.join("photo").exists(), "{said}");
+    assert_eq!(cluster.master.fetch("/k"), (200, b"x".to_vec()));
+}
