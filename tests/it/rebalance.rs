@@ -1,13 +1,14 @@
 //! Replicas that go where placement wants them: by the method on one key while clients use it, and by the job.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use minikeyvalue::model::{File, Key, Placer, Record, path_of};
 
-use crate::harness::{GoCluster, Master, Volume, addresses, entries_of, eventually};
+use crate::harness::{GoCluster, Master, Mounts, TempDir, Volume, addresses, entries_of, eventually};
 
 /// Volumes that are there, though the first master doesn't know all of them.
 fn volumes(count: usize) -> Vec<Volume> {
@@ -364,4 +365,90 @@ fn a_go_cluster_is_rebalanced_with_its_folded_paths() {
         status == 200 && Some(format!("{:x}", md5::compute(&body))) == blob.md5
     });
     assert_eq!(readable.count(), live);
+}
+
+#[test]
+fn clients_are_never_refused_because_of_a_move() {
+    let volumes = volumes(5);
+    let keys: Vec<String> = (0..24).map(|number| format!("/{number}")).collect();
+    let (_before, mut master) = grown(&volumes, 3, |master| {
+        keys.iter().for_each(|key| master.put(key, &vec![1; 300_000]));
+    });
+    master.start_again();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for key in &keys {
+                let status = master.call("REBALANCE", key, b"").status;
+                assert!(status == 204 || status == 409, "{key}: {status}");
+            }
+            over.store(true, Ordering::SeqCst);
+        });
+        // Each has keys of its own, so a 409 could only be the move's.
+        for client in 0..3 {
+            let (master, keys, over) = (&master, &keys, &over);
+            scope.spawn(move || {
+                let mut round = 0_u8;
+                while !over.load(Ordering::SeqCst) {
+                    round = round.wrapping_add(1);
+                    for key in keys.iter().skip(client).step_by(3) {
+                        let body = vec![round; 70_000];
+                        let replaced = master.call("REPLACE", key, &body);
+                        assert_eq!(replaced.status, 204, "{key}: {}", replaced.text());
+                        assert!(master.fetch(key) == (200, body), "{key}");
+                    }
+                }
+            });
+        }
+    });
+    for key in &keys {
+        assert_eq!(master.call("REBALANCE", key, b"").status, 204, "{key}");
+        assert_eq!(balance(&master, key).as_deref(), Some("balanced"), "{key}");
+    }
+    let files = || files_of(&volumes).len();
+    eventually("old versions and old copies are removed", || files() == 6 * keys.len());
+}
+
+#[test]
+fn what_a_full_or_hung_volume_can_not_take_stays_where_it_is() {
+    let volumes = volumes(3);
+    let dir = TempDir::new();
+    let mut mounts = Mounts::new();
+    mounts.tmpfs(&dir.join("small"), "300k");
+    let small = Volume::builder().dir(dir.join("small")).among(&mounts).start();
+    let mut before = Master::builder(&addresses(&volumes)).start();
+    (0..20).for_each(|number| before.put(&format!("/{number}"), &vec![number; 100_000]));
+    assert!(before.stop().success());
+    let list = format!("{},{}", addresses(&volumes), small.addr());
+    let mut master = Master::builder(&list).db(before.db()).build();
+    let (status, said) = master.job(&["rebalance"]);
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("volume {}", small.addr())) && said.contains("500"), "{said}");
+    small.pause();
+    let (status, said) = master.job(&["rebalance"]);
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains(&small.addr()), "{said}");
+    small.resume();
+    master.start_again();
+    for number in 0..20 {
+        assert!(master.fetch(&format!("/{number}")) == (200, vec![number; 100_000]), "{number}");
+        let volumes = master.call("GET", &format!("/{number}"), b"");
+        let count = volumes.header("key-volumes").expect("volumes").split(',').count();
+        assert_eq!(count, 3, "{number}");
+    }
+}
+
+#[test]
+fn volumes_are_spoken_to_with_credentials() {
+    let dir = TempDir::new();
+    let file = dir.join("htpasswd");
+    std::fs::write(&file, "me:{PLAIN}s3cret\n").expect("our directory is writable");
+    let volumes: Vec<Volume> = (0..4).map(|_| Volume::builder().env("AUTH", &file).start()).collect();
+    let with = |known: usize| Master::builder(&addresses(&volumes[..known])).flag("userpass", "me:s3cret");
+    let mut before = with(3).start();
+    (0..20).for_each(|number| before.put(&format!("/{number}"), b"x"));
+    assert!(before.stop().success());
+    let said = rebalance(&with(4).db(before.db()).build());
+    assert!(!said.contains("s3cret"), "{said}");
+    assert_eq!(check_home(&before, &volumes, 4).len(), 20);
 }
