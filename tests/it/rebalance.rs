@@ -319,16 +319,19 @@ fn a_job_that_is_killed_is_finished_by_the_next() {
     let over = |known: usize| Master::builder(&addresses(&volumes[..known])).db(master.db()).build();
     rebalance(&over(3));
     let before = check_home(&master, &volumes, 3);
+    let mut cut_off = 0;
     for round in 0..10_u32 {
         let known = if round % 2 == 0 { 5 } else { 3 };
         let job = over(known);
         let mut child = job.begin_job(&["rebalance"]);
         std::thread::sleep(Duration::from_millis(u64::from(40 + round * 37 % 160)));
+        cut_off += u32::from(child.try_wait().expect("it is our child").is_none());
         child.kill().expect("it is our child");
         child.wait().expect("it is our child");
         rebalance(&job);
         assert_eq!(check_home(&master, &volumes, known), before, "round {round}");
     }
+    assert!(cut_off > 4, "only {cut_off} jobs were still at work");
     let mut last = over(3);
     last.start_again();
     check_readable(&last, &blobs);
