@@ -4,6 +4,7 @@
 //! Flags of the cluster may stand before and behind the command, as people write them; a flag of one command is
 //! refused with every other, so that a `--dry-run` that means nothing is never taken for one.
 
+use crate::maintenance::Rate;
 use crate::store::Check;
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -129,7 +130,7 @@ pub struct Arguments {
 }
 
 /// What to do.
-#[derive(Debug, Clone, PartialEq, Eq, StructOpt)]
+#[derive(Debug, Clone, PartialEq, StructOpt)]
 pub enum Command {
     /// Serve the volumes that --volumes names, with the index in --db
     Server,
@@ -141,6 +142,8 @@ pub enum Command {
     },
     /// Make the index anew from what lies on the volumes (with the server stopped)
     Rebuild(RebuildArguments),
+    /// Move replicas to where they belong after volumes were added, removed or replaced (with the server stopped)
+    Rebalance(RebalanceArguments),
 }
 
 /// What can be said to every job.
@@ -149,6 +152,22 @@ pub struct JobArguments {
     /// Say nothing but what is left to be done
     #[structopt(short = "q", long)]
     pub quiet: bool,
+}
+
+/// How to rebalance.
+#[derive(Debug, Clone, PartialEq, StructOpt)]
+pub struct RebalanceArguments {
+    /// For all jobs.
+    #[structopt(flatten)]
+    pub job: JobArguments,
+
+    /// Only say how many blobs and bytes would go from where to where
+    #[structopt(long)]
+    pub dry_run: bool,
+
+    /// Copy no faster than this: 100 (blobs per second), 50MB (per second), or both as 100,50MB
+    #[structopt(long, value_name = "RATE")]
+    pub rate: Option<Rate>,
 }
 
 /// How to rebuild.

@@ -1,10 +1,11 @@
 //! Runs a job from the command line, with the server stopped, and shows how far it is: a bar on a terminal, a line every
 //! few seconds elsewhere. What is left to be done in the end is listed, and the exit code tells.
 
-use crate::cli::{Arguments, RebuildArguments};
+use crate::cli::{Arguments, RebalanceArguments, RebuildArguments};
 use crate::config::{Config, ConfigError};
+use crate::maintenance::rebalance::{self, RebalanceError, RebalanceRequest, Rebalanced};
 use crate::maintenance::rebuild::{self, RebuildError, RebuildRequest};
-use crate::maintenance::{Progress, Status};
+use crate::maintenance::{Pace, Progress, Status};
 use crate::model::Volume;
 use crate::volume::Timeouts;
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
@@ -28,6 +29,9 @@ pub enum JobError {
     /// The index was not rebuilt.
     #[error("rebuild: {0}")]
     Rebuild(#[from] RebuildError),
+    /// The rebalance could not go on.
+    #[error("rebalance: {0}")]
+    Rebalance(#[from] RebalanceError),
     /// It went to its end, and something is left; all of it was listed.
     #[error("{0} problems are left, see above")]
     Left(u64),
@@ -63,6 +67,38 @@ pub fn rebuild(arguments: &Arguments, flags: &RebuildArguments) -> Result<(), Jo
         println!("the old index is kept as {}", old.display());
     }
     end(&progress)
+}
+
+/// Runs `mkv rebalance`.
+pub fn rebalance(arguments: &Arguments, flags: &RebalanceArguments) -> Result<(), JobError> {
+    let config = Config::new(arguments)?;
+    let request = RebalanceRequest {
+        dry_run: flags.dry_run,
+        db: config.db,
+        placer: config.placer,
+        store: config.store,
+        timeouts: Timeouts::for_jobs(config.voltimeout),
+        userpass: config.userpass,
+        adopt: config.adopt,
+    };
+    let progress = Progress::default();
+    let (pace, stop) = (Pace::new(flags.rate.unwrap_or_default()), AtomicBool::new(false));
+    let work = || rebalance::run(&request, &progress, &pace, &stop);
+    let rebalanced = shown("rebalance", &progress, flags.job.quiet, work)?;
+    if flags.dry_run {
+        print_transfers(&rebalanced);
+    }
+    end(&progress)
+}
+
+fn print_transfers(rebalanced: &Rebalanced) {
+    let (mut blobs, mut bytes) = (0, 0);
+    for transfer in &rebalanced.transfers {
+        println!("{} -> {}: {} blobs, {} bytes", transfer.from, transfer.to, transfer.blobs, transfer.bytes);
+        blobs += transfer.blobs;
+        bytes += transfer.bytes;
+    }
+    println!("{blobs} blobs, {bytes} bytes would be copied; {} keys need no copy", rebalanced.without_copies);
 }
 
 fn end(progress: &Progress) -> Result<(), JobError> {

@@ -55,6 +55,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Some(Command::Server) => server::run(Config::new(arguments)?)?,
         Some(Command::Up { dir }) => up::run(arguments, dir)?,
         Some(Command::Rebuild(flags)) => job::rebuild(arguments, flags)?,
+        Some(Command::Rebalance(flags)) => job::rebalance(arguments, flags)?,
     }
     Ok(())
 }

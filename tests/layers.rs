@@ -11,7 +11,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("store", &["index", "volume", "model"]),
     ("maintenance", &["store", "index", "volume", "model"]),
     ("api", &["maintenance", "store", "index", "volume", "model"]),
-    ("cli", &["store"]),
+    ("cli", &["maintenance", "store"]),
     ("config", &["cli", "api", "store", "model"]),
     ("job", &["cli", "config", "maintenance", "volume", "model"]),
     ("server", &["cli", "config", "api", "store", "index", "volume", "model"]),

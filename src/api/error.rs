@@ -20,7 +20,7 @@ pub(super) enum ApiError {
     Key(#[from] KeyError),
     #[error("this method is not known here")]
     Method,
-    #[error("this query is not known here; there are ?list and ?unlinked")]
+    #[error("this query is not known here; there are ?list, ?unlinked and ?writing")]
     Query,
     #[error("limit must be a number, not {0:?}")]
     Limit(String),
@@ -115,6 +115,7 @@ fn status_of(err: &StoreError) -> StatusCode {
         | StoreError::Restless { .. }
         | StoreError::Unavailable { .. }
         | StoreError::RemovalPending { .. }
+        | StoreError::NotBalanced { .. }
         | StoreError::NoSidecar { .. } => StatusCode::SERVICE_UNAVAILABLE,
     }
 }

@@ -1,4 +1,4 @@
-//! `?list` and `?unlinked`: keys as JSON, streamed page by page.
+//! `?list`, `?unlinked` and `?writing`: keys as JSON, streamed page by page.
 
 use super::Query;
 use super::error::ApiError;
@@ -33,6 +33,7 @@ fn parse(prefix: Key, query: &Query) -> Result<ListRequest, ApiError> {
     let listing = match query.0.first().map(|(name, _)| name.as_str()) {
         Some("list") => Listing::Live,
         Some("unlinked") => Listing::Unlinked,
+        Some("writing") => Listing::Writing,
         _ => return Err(ApiError::Query),
     };
     let limit = match query.get("limit") {

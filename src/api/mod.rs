@@ -49,7 +49,7 @@ impl Api {
 }
 
 /// The methods that are answered, as in an `Allow` header.
-const ALLOW: &str = "GET, HEAD, PUT, REPLACE, DELETE, UNLINK, RELINK";
+const ALLOW: &str = "GET, HEAD, PUT, REPLACE, DELETE, UNLINK, RELINK, REBALANCE";
 
 /// Adds the one route there is: every path is somebody's key.
 pub fn configure(config: &mut web::ServiceConfig, api: Rc<Api>) {
@@ -90,6 +90,7 @@ async fn dispatch(
         "DELETE" => blob::detached(async move { store.remove(&key).await }).await,
         "UNLINK" => blob::detached(async move { store.unlink(&key).await }).await,
         "RELINK" => blob::detached(async move { store.relink(&key).await }).await,
+        "REBALANCE" => blob::detached(async move { store.rebalance(&key).await }).await,
         _ => Err(ApiError::Method),
     }
 }

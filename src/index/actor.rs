@@ -6,14 +6,14 @@
 
 use super::IndexError;
 use super::files_at;
-use super::message::{Change, Claimed, Listing, Message, Page, PageRequest, Reserved, Verb};
+use super::message::{Change, Claimed, Listing, Message, Page, PageRequest, Records, Reserved, Verb};
 use super::reservation::{Held, Reservation};
 use super::slots::{MAX_SLOTS, RESERVED_PREFIX, Slots, parse_slot_key, slot_key};
 use super::table::{self, Table, TableError};
-use crate::model::{File, Generation, Intent, Key, PlacedFile, Record, State, folded_path};
+use crate::model::{File, Generation, Intent, Key, PlacedFile, Record, Replica, State, folded_path};
 use log::info;
 use std::collections::{HashMap, VecDeque};
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot};
 
@@ -140,8 +140,10 @@ impl<T: Table> Actor<T> {
 
     /// Lets go of a held key; its intent waits until `due_us`, or is forgotten. Who was parked tries again.
     fn free(&mut self, slot: u32, due_us: Option<u64>) {
-        let key = self.slots.intent(slot).map(|intent| intent.key.clone());
-        match due_us {
+        let intent = self.slots.intent(slot);
+        let key = intent.map(|intent| intent.key.clone());
+        // Who was going to write nothing has left nothing.
+        match due_us.filter(|_| intent.is_some_and(|intent| !intent.files.is_empty())) {
             Some(due_us) => self.slots.let_go(slot, due_us),
             None => drop(self.slots.clear(slot)),
         }
@@ -165,12 +167,16 @@ impl<T: Table> Actor<T> {
                     self.take_back(reservation);
                 }
             }
-            Message::Due { limit, reply } => drop(reply.send(self.slots.due(now_us(), limit))),
+            Message::Due { all, limit, reply } => {
+                let until_us = if all { u64::MAX } else { now_us() };
+                let _ = reply.send(self.slots.due(until_us, limit));
+            }
             Message::Postpone { slots, until_us } => {
                 slots.into_iter().for_each(|slot| self.slots.postpone(slot, until_us));
             }
             Message::Unsettled { reply } => drop(reply.send(self.slots.unsettled())),
             Message::List { request, reply } => drop(reply.send(self.list(&request)?)),
+            Message::Scan { from, limit, reply } => drop(reply.send(self.scan(from, limit)?)),
             Message::Unnoted { reply } => drop(reply.send(self.is_unnoted()?)),
             Message::Noted { reply } => {
                 batch.changes.push(table::Change::Delete { key: UNNOTED_KEY.into() });
@@ -252,19 +258,22 @@ impl<T: Table> Actor<T> {
             files.extend(self.absorb_waiting(&key, batch));
         }
         let intent = Intent { key: key.clone(), time_us, not_before_us: 0, files: files.clone() };
-        let value = intent.to_value();
+        let value = (!files.is_empty()).then(|| intent.to_value());
         let Some(slot) = self.slots.hold_new(intent) else {
             let _ = reply.send(Err(IndexError::TooManyIntents));
             return;
         };
-        batch.changes.push(table::Change::Put { key: slot_key(slot), value });
+        if matches!(verb, Verb::Move(_)) {
+            self.slots.let_wait(slot);
+        }
+        batch.changes.extend(value.map(|value| table::Change::Put { key: slot_key(slot), value }));
         if matches!(verb, Verb::Remove { .. }) {
             batch.changes.push(table::Change::Delete { key: key.as_bytes().to_vec() });
         }
         // What is removed is no record any more.
         let previous = previous.filter(|_| !matches!(verb, Verb::Remove { .. }));
-        let blobs_elsewhere = self.slots.others_name_blobs(&key, slot);
-        let held = Held { key, slot, time_us, generation, previous, files, waits_until_us, blobs_elsewhere };
+        let elsewhere = self.slots.files_of_others(&key, slot);
+        let held = Held { key, slot, time_us, generation, previous, files, waits_until_us, elsewhere };
         batch.after.push(After::Reserved(held, reply));
     }
 
@@ -329,10 +338,9 @@ impl<T: Table> Actor<T> {
         let Some(intent) = self.slots.hold_due(slot, now_us()) else { return Ok(Ok(None)) };
         let time_us = self.new_time(&key, previous.as_ref());
         let files = intent.files.clone();
-        let blobs_elsewhere = self.slots.others_name_blobs(&key, slot);
+        let elsewhere = self.slots.files_of_others(&key, slot);
         let waits_until_us = 0;
-        let held =
-            Held { key, slot, time_us, generation: true, previous, files, waits_until_us, blobs_elsewhere };
+        let held = Held { key, slot, time_us, generation: true, previous, files, waits_until_us, elsewhere };
         Ok(Ok(Some(Reservation::new(self.sender.clone(), held))))
     }
 
@@ -351,7 +359,19 @@ impl<T: Table> Actor<T> {
         Ok(self.table.get_many(&[UNNOTED_KEY.as_bytes()])?.pop().flatten().is_some())
     }
 
+    fn scan(&mut self, from: Bound<Vec<u8>>, limit: usize) -> Result<Records, TableError> {
+        let count = limit.clamp(1, PAGE_ENTRIES);
+        let entries = self.table.page(from.as_ref().map(Vec::as_slice), count)?;
+        let last = entries.last().filter(|_| entries.len() == count);
+        let next = last.map(|(key, _)| Bound::Excluded(key.clone()));
+        let record = |(key, value): table::Entry| Some((Key::new(key).ok()?, Record::parse(&value)));
+        Ok(Records { entries: entries.into_iter().filter_map(record).collect(), next })
+    }
+
     fn list(&mut self, request: &PageRequest) -> Result<Result<Page, IndexError>, TableError> {
+        if request.listing == Listing::Writing {
+            return Ok(Ok(self.writing(request)));
+        }
         let count = request.limit.clamp(PAGE_ENTRIES_LEAST, PAGE_ENTRIES);
         let entries = self.table.page(request.from.as_ref().map(Vec::as_slice), count)?;
         let whole = entries.len() == count;
@@ -378,6 +398,18 @@ impl<T: Table> Actor<T> {
         Ok(Ok(page))
     }
 
+    fn writing(&self, request: &PageRequest) -> Page {
+        let asked = (request.from.clone(), Bound::Unbounded);
+        let held = self.slots.written_keys().map(|key| key.as_bytes().to_vec());
+        let mut keys: Vec<Vec<u8>> =
+            held.filter(|key| key.starts_with(&request.prefix) && asked.contains(key)).collect();
+        keys.sort_unstable();
+        let is_whole = keys.len() <= request.limit;
+        keys.truncate(request.limit);
+        let next = keys.last().filter(|_| !is_whole).cloned().map(Bound::Excluded);
+        Page { keys, next }
+    }
+
     /// Takes the free slots out of the index, so that a clean stop leaves what a rebuild would write.
     fn close(mut self) -> Result<(), TableError> {
         let free = self.slots.free_slots().map(|slot| table::Change::Delete { key: slot_key(slot) });
@@ -397,9 +429,10 @@ fn refusal(key: &Key, verb: &Verb, record: Option<&Record>, leftovers: bool) -> 
         (Verb::Put(_), _) | (Verb::Replace(_), _) => None,
         (Verb::Unlink, Some(State::Live)) | (Verb::Relink | Verb::Note, Some(State::Unlinked)) => None,
         (Verb::Remove { .. }, None) if leftovers => None,
-        (Verb::Unlink | Verb::Relink | Verb::Note | Verb::Remove { .. }, None) => {
+        (Verb::Unlink | Verb::Relink | Verb::Note | Verb::Move(_) | Verb::Remove { .. }, None) => {
             Some(IndexError::NotFound { key })
         }
+        (Verb::Move(_), Some(_)) => None,
         (Verb::Unlink, Some(State::Unlinked)) | (Verb::Relink | Verb::Note, Some(State::Live)) => {
             Some(IndexError::NotFound { key })
         }
@@ -416,6 +449,12 @@ fn files_of(key: &Key, verb: &Verb, record: Option<&Record>, generation_us: Opti
             files_at(places, &File::of_version(generation_us.map(Generation::new)))
         }
         Verb::Unlink | Verb::Relink | Verb::Note => files_at(replicas, &[File::Sidecar]),
+        Verb::Move(places) => {
+            let fresh: Vec<Replica> =
+                places.iter().filter(|place| !replicas.contains(place)).cloned().collect();
+            let version = record.and_then(|record| record.generation);
+            files_at(&fresh, &[File::Blob(version), File::Sidecar])
+        }
         Verb::Remove { .. } => record.map_or_else(Vec::new, |record| files_of_record(key, record)),
     }
 }
@@ -429,10 +468,7 @@ pub fn files_of_record(key: &Key, record: &Record) -> Vec<PlacedFile> {
 }
 
 fn is_listed(value: &[u8], listing: Listing) -> Result<bool, crate::model::RecordError> {
-    Record::parse(value).map(|record| match listing {
-        Listing::Live => record.is_live(),
-        Listing::Unlinked => !record.is_live(),
-    })
+    Record::parse(value).map(|record| record.is_live() == (listing == Listing::Live))
 }
 
 fn cluster_id<T: Table>(table: &mut T) -> Result<String, TableError> {

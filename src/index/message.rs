@@ -1,7 +1,7 @@
 //! What can be said to the index actor. Each message is a verb that carries its invariant, with its own reply.
 
 use super::{IndexError, Reservation};
-use crate::model::{Intent, Key, PlacedFile, Record, Replica};
+use crate::model::{Intent, Key, PlacedFile, Record, RecordError, Replica};
 use std::ops::Bound;
 use tokio::sync::oneshot;
 
@@ -18,6 +18,8 @@ pub enum Verb {
     Relink,
     /// Write the sidecars of a tombstone that has none yet.
     Note,
+    /// Bring copies of the version that is there, live or unlinked, to these places. Writers wait for it.
+    Move(Vec<Replica>),
     /// Forget the record at once, and have all files removed, also those that earlier writes have left.
     Remove {
         /// Refuse to remove a live blob.
@@ -39,6 +41,8 @@ pub enum Listing {
     Live,
     /// Unlinked ones only.
     Unlinked,
+    /// Those that a client is writing or removing at this moment, whether they have a record or not.
+    Writing,
 }
 
 /// What to list.
@@ -50,7 +54,7 @@ pub struct PageRequest {
     pub from: Bound<Vec<u8>>,
     /// At most so many keys (> 0); the index may return fewer although more follow.
     pub limit: usize,
-    /// Live or unlinked ones.
+    /// Which ones.
     pub listing: Listing,
 }
 
@@ -59,6 +63,15 @@ pub struct PageRequest {
 pub struct Page {
     /// In byte order.
     pub keys: Vec<Vec<u8>>,
+    /// `None` when there are no more.
+    pub next: Option<Bound<Vec<u8>>>,
+}
+
+/// Some records, live and unlinked, and where to go on.
+#[derive(Debug, Clone)]
+pub struct Records {
+    /// In byte order. A value that is no record is its key's own fault, and no other's.
+    pub entries: Vec<(Key, Result<Record, RecordError>)>,
     /// `None` when there are no more.
     pub next: Option<Bound<Vec<u8>>>,
 }
@@ -100,7 +113,9 @@ pub(super) enum Message {
         slot: u32,
         reply: Reply<Claimed>,
     },
+    /// Intents that are due; all that wait with `all`.
     Due {
+        all: bool,
         limit: usize,
         reply: Reply<Vec<(u32, Intent)>>,
     },
@@ -114,6 +129,12 @@ pub(super) enum Message {
     List {
         request: PageRequest,
         reply: Reply<Result<Page, IndexError>>,
+    },
+    /// One page of records, of at most so many entries.
+    Scan {
+        from: Bound<Vec<u8>>,
+        limit: usize,
+        reply: Reply<Records>,
     },
     /// Whether tombstones have to be noted, because another program wrote this index.
     Unnoted {

@@ -19,8 +19,9 @@ pub use actor::{files_of_record, founding_entries, now_us};
 use leveldb::STACK_BYTES;
 use lookups::Lookups;
 use message::Message;
-pub use message::{Listing, Page, PageRequest, Verb};
+pub use message::{Listing, Page, PageRequest, Records, Verb};
 pub use reservation::{Ending, Reservation};
+use std::ops::Bound;
 use std::rc::Rc;
 use std::thread::JoinHandle;
 use table::{Table, TableError};
@@ -174,7 +175,12 @@ impl Index {
 
     /// At most `limit` intents that are due, oldest first.
     pub async fn due(&self, limit: usize) -> Result<Vec<(u32, Intent)>, IndexError> {
-        self.ask(|reply| Message::Due { limit, reply }).await
+        self.ask(|reply| Message::Due { all: false, limit, reply }).await
+    }
+
+    /// At most `limit` intents that wait to be settled, due or not; those that are due first come first.
+    pub async fn waiting(&self, limit: usize) -> Result<Vec<(u32, Intent)>, IndexError> {
+        self.ask(|reply| Message::Due { all: true, limit, reply }).await
     }
 
     /// Puts intents off until `until_us` (µs since 1970), because a volume they need is away.
@@ -190,6 +196,11 @@ impl Index {
     /// One page of keys, in byte order.
     pub async fn list(&self, request: PageRequest) -> Result<Page, IndexError> {
         self.ask(|reply| Message::List { request, reply }).await?
+    }
+
+    /// One page of records from `from` on, at most `limit` (> 0) of them; fewer do not mean that it is the last.
+    pub async fn scan(&self, from: Bound<Vec<u8>>, limit: usize) -> Result<Records, IndexError> {
+        self.ask(|reply| Message::Scan { from, limit, reply }).await
     }
 
     /// Whether another program wrote this index, so that its tombstones have no sidecars.

@@ -17,7 +17,7 @@ pub(super) struct Held {
     pub(super) previous: Option<Record>,
     pub(super) files: Vec<PlacedFile>,
     pub(super) waits_until_us: u64,
-    pub(super) blobs_elsewhere: bool,
+    pub(super) elsewhere: Vec<PlacedFile>,
 }
 
 /// A claim on a key. End it with [`Reservation::commit`] or [`Reservation::release`].
@@ -81,7 +81,14 @@ impl Reservation {
     /// Whether earlier writes have left blobs of this key that are still to be removed, and that this reservation knows
     /// nothing of. As long as there are any, tombstones must stay.
     pub fn blobs_elsewhere(&self) -> bool {
-        self.held.blobs_elsewhere
+        self.held.elsewhere.iter().any(|placed| placed.file != File::Sidecar)
+    }
+
+    /// Whether a request for this file, of an earlier write that this reservation knows nothing of, may still be
+    /// carried out: the file could vanish after it was written.
+    pub fn is_in_doubt(&self, file: File, replica: &Replica) -> bool {
+        let mut elsewhere = self.held.elsewhere.iter();
+        elsewhere.any(|placed| placed.in_doubt && placed.file == file && placed.replica == *replica)
     }
 
     /// Extends the intent to a new version at `replica`; returns when that is durable.

@@ -3,7 +3,7 @@
 //! Intents live in numbered slots of the index that are overwritten again and again, so that a write leaves no
 //! tombstone in the engine. A slot is either free, held by a writer, or waiting to be settled.
 
-use crate::model::{File, Intent, Key};
+use crate::model::{Intent, Key, PlacedFile};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// All entries that are not keys of blobs begin with this; keys begin with `/`, which sorts behind.
@@ -32,7 +32,7 @@ pub(super) struct Slots {
     by_key: HashMap<Key, Vec<u32>>,
     /// The slot whose writer holds the key.
     held: HashMap<Key, u32>,
-    /// Slots that are held to be settled.
+    /// Slots that are held by the background, to be settled or moved: it is done soon, and writers wait for it.
     claimed: HashSet<u32>,
     free: BTreeSet<u32>,
     /// Waiting intents by the time (µs since 1970) at which they are due.
@@ -93,11 +93,21 @@ impl Slots {
         due.copied().max().unwrap_or(0)
     }
 
-    /// Whether an intent of `key`, other than the one in `slot`, names a blob that is still to be removed.
-    pub(super) fn others_name_blobs(&self, key: &Key, slot: u32) -> bool {
+    /// What the intents of `key`, other than the one in `slot`, name.
+    pub(super) fn files_of_others(&self, key: &Key, slot: u32) -> Vec<PlacedFile> {
         let others = self.slots_of(key).iter().filter(|other| **other != slot);
-        let mut files = others.filter_map(|other| self.intents.get(other)).flat_map(|intent| &intent.files);
-        files.any(|placed| placed.file != File::Sidecar)
+        let files = others.filter_map(|other| self.intents.get(other)).flat_map(|intent| &intent.files);
+        files.cloned().collect()
+    }
+
+    /// Has those who want the held key of `slot` wait for it, instead of being told that it is taken.
+    pub(super) fn let_wait(&mut self, slot: u32) {
+        self.claimed.insert(slot);
+    }
+
+    /// The keys that are held by others than the background, in no order.
+    pub(super) fn written_keys(&self) -> impl Iterator<Item = &Key> {
+        self.held.iter().filter(|(_, slot)| !self.claimed.contains(slot)).map(|(key, _)| key)
     }
 
     /// Stores a new intent in the lowest free slot and holds its key. `None` when all are taken.

@@ -322,3 +322,84 @@ async fn pages_skip_what_is_in_the_other_state_and_end_with_the_prefix() {
         assert!(found.is_sorted());
     }
 }
+
+#[actix_rt::test]
+async fn a_move_names_what_it_writes_and_writers_wait_for_it() {
+    let table = MemoryTable::default();
+    let index = start(&table).sender().handle();
+    assert!(matches!(
+        index.reserve(&key("/none"), Verb::Move(places(&["c:1"]))).await,
+        Err(IndexError::NotFound { .. })
+    ));
+    store(&index, "/k").await;
+    let moving = index.reserve(&key("/k"), Verb::Move(places(&["b:1", "c:1"]))).await.unwrap();
+    assert_eq!(moving.files(), files_at(&places(&["c:1"]), &[File::Blob(None), File::Sidecar]));
+    assert_eq!(table.value("/k").as_deref(), Some("a:1,b:1"), "the record is as it was");
+    let writer = index.clone();
+    let writer = actix_rt::spawn(async move { writer.reserve(&key("/k"), Verb::Unlink).await });
+    tokio::task::yield_now().await;
+    assert_eq!(listed(&index, Listing::Writing).await, Vec::<String>::new(), "nobody writes it");
+    assert!(!writer.is_finished());
+    let record = Record { replicas: places(&["b:1", "c:1"]), ..moving.previous().unwrap().clone() };
+    let left = files_at(&places(&["a:1"]), &[File::Blob(None)]);
+    moving.commit(record, Ending { left, not_before_us: 0 }).await.unwrap();
+    let writer = writer.await.unwrap().expect("the key is free");
+    assert_eq!(writer.previous().map(|record| record.to_string()).as_deref(), Some("b:1,c:1"));
+    assert!(matches!(index.reserve(&key("/k"), Verb::Move(Vec::new())).await, Err(IndexError::Busy { .. })));
+    assert_eq!(listed(&index, Listing::Writing).await, ["/k"]);
+}
+
+async fn listed(index: &Index, listing: Listing) -> Vec<String> {
+    let request = PageRequest { prefix: b"/".to_vec(), from: Bound::Unbounded, limit: 100, listing };
+    let page = index.list(request).await.unwrap();
+    page.keys.into_iter().map(|key| String::from_utf8(key).unwrap()).collect()
+}
+
+#[actix_rt::test]
+async fn a_move_that_writes_nothing_costs_one_write_and_leaves_nothing() {
+    let table = MemoryTable::default();
+    let index = start(&table).sender().handle();
+    store(&index, "/k").await;
+    let writes = || table.disk.lock().unwrap().writes;
+    let before = writes();
+    let moving = index.reserve(&key("/k"), Verb::Move(places(&["a:1"]))).await.unwrap();
+    assert_eq!((moving.files().len(), writes()), (0, before));
+    let record = Record { replicas: places(&["b:1", "a:1"]), ..moving.previous().unwrap().clone() };
+    moving.commit(record, Ending::default()).await.unwrap();
+    assert_eq!((table.value("/k").as_deref(), writes()), (Some("b:1,a:1"), before + 1));
+    drop(index.reserve(&key("/k"), Verb::Move(Vec::new())).await.unwrap());
+    assert_eq!(index.unsettled().await.unwrap(), 0);
+    assert!(index.reserve(&key("/k"), Verb::Unlink).await.is_ok());
+}
+
+#[actix_rt::test]
+async fn a_move_knows_what_is_in_doubt() {
+    let index = start(&MemoryTable::default()).sender().handle();
+    store(&index, "/k").await;
+    let moving = index.reserve(&key("/k"), Verb::Move(places(&["c:1"]))).await.unwrap();
+    let mut left = files_at(&places(&["c:1", "d:1"]), &[File::Blob(None)]);
+    left[0].in_doubt = true;
+    moving.release(Ending { left, not_before_us: u64::MAX }).await.unwrap();
+    let again = index.reserve(&key("/k"), Verb::Move(places(&["c:1"]))).await.unwrap();
+    let in_doubt = |place: &str| again.is_in_doubt(File::Blob(None), &places(&[place])[0]);
+    assert_eq!(["a:1", "c:1", "d:1"].map(in_doubt), [false, true, false]);
+}
+
+#[actix_rt::test]
+async fn a_scan_goes_through_all_records_whatever_their_state() {
+    let table = MemoryTable::default();
+    let entries = [("/a", "a:1"), ("/b", "DELETEDa:1"), ("/c", "HASH"), ("/d", "b:1")];
+    let entries = entries.map(|(key, value)| (key.as_bytes().to_vec(), value.as_bytes().to_vec()));
+    table.disk.lock().unwrap().entries.extend(entries);
+    let index = start(&table).sender().handle();
+    let mut from = Some(Bound::Included(b"/".to_vec()));
+    let mut found = Vec::new();
+    while let Some(start) = from {
+        let page = index.scan(start, 2).await.unwrap();
+        assert!(page.entries.len() <= 2);
+        found.extend(page.entries.into_iter().map(|(key, record)| (key.to_string(), record.is_ok())));
+        from = page.next;
+    }
+    let expected = [("/a", true), ("/b", true), ("/c", false), ("/d", true)];
+    assert_eq!(found, expected.map(|(key, is_ok)| (key.to_owned(), is_ok)));
+}

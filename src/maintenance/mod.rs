@@ -2,7 +2,10 @@
 //! nothing: what it decides stands in a pure part, what it does in a small one, and it says how far it is in a
 //! [`Progress`] that whoever shows it reads.
 
+mod pace;
+pub mod rebalance;
 pub mod rebuild;
 mod status;
 
+pub use pace::{Pace, Rate};
 pub use status::{Finding, Progress, Status};

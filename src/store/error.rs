@@ -93,6 +93,14 @@ pub enum StoreError {
         /// What each volume said.
         failures: Vec<String>,
     },
+    /// Not every replica is where placement wants it; what could be moved, was.
+    #[error("{key} is not balanced: {}", failures.join("; "))]
+    NotBalanced {
+        /// The key.
+        key: Key,
+        /// What is in the way.
+        failures: Vec<String>,
+    },
     /// A listing without a limit would be too long.
     #[error("more than {max} keys; ask for pages with limit=")]
     ListTooLong {

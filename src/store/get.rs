@@ -67,7 +67,7 @@ impl Store {
         Err(StoreError::Restless { key: key.clone() })
     }
 
-    async fn live(&self, key: &Key) -> Result<Record, StoreError> {
+    pub(super) async fn live(&self, key: &Key) -> Result<Record, StoreError> {
         let record = self.index.locate(key).await?.filter(Record::is_live);
         record.ok_or_else(|| IndexError::NotFound { key: key.clone() }.into())
     }

@@ -62,7 +62,7 @@ impl Store {
     }
 }
 
-fn previous(reservation: &Reservation) -> Result<Record, IndexError> {
+pub(super) fn previous(reservation: &Reservation) -> Result<Record, IndexError> {
     let record = reservation.previous().cloned();
     record.ok_or_else(|| IndexError::NotFound { key: reservation.key().clone() })
 }

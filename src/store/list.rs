@@ -19,7 +19,7 @@ pub struct ListRequest {
     pub start: Vec<u8>,
     /// At most so many (> 0); `None` for all. A listing runs past it over keys that are no UTF-8.
     pub limit: Option<usize>,
-    /// Live or unlinked ones.
+    /// Which ones.
     pub listing: Listing,
 }
 

@@ -12,6 +12,7 @@ mod link;
 mod list;
 mod note;
 mod put;
+mod rebalance;
 mod remove;
 mod settle;
 mod sidecars;
@@ -22,6 +23,7 @@ pub use get::{Check, Found};
 pub use list::ListRequest;
 pub use note::run as note_tombstones;
 pub use put::{PutRequest, Stored};
+pub use rebalance::{Left, Moved, Preview};
 pub use settle::run as settle_forever;
 
 use crate::index::{Index, now_us};

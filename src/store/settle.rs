@@ -4,7 +4,7 @@
 //! the record says, everything else goes. Failed writes settle their own files at once; what they could not
 //! reach, what a crash cut off, and overwritten versions are settled here in the background when they are due.
 
-use super::sidecars::{describe, tombstone};
+use super::sidecars::{describe_keeping, tombstone};
 use super::{Access, Store, StoreError};
 use crate::index::{Ending, IndexError, Reservation, now_us};
 use crate::model::{File, Intent, Key, PlacedFile, Record, path_of};
@@ -45,7 +45,7 @@ pub async fn run(store: Store, access: impl Fn() -> Access) {
 
 impl Store {
     /// Settles some of the intents that are due; says whether there may be more.
-    async fn settle_due(&self) -> Result<bool, StoreError> {
+    pub async fn settle_due(&self) -> Result<bool, StoreError> {
         let due = self.index.due(INTENTS_AT_ONCE).await?;
         let more = due.len() == INTENTS_AT_ONCE;
         let (ready, away): (Vec<_>, Vec<_>) = due.into_iter().partition(|(_, intent)| self.any_ready(intent));
@@ -128,9 +128,14 @@ impl Store {
     ) -> Vec<PlacedFile> {
         let (blobs, sidecars): (Vec<_>, Vec<_>) = files.into_iter().partition(is_blob);
         let current = reservation.previous();
-        let stale = blobs.into_iter().filter(|placed| !current.is_some_and(|record| names(record, placed)));
-        let removals = join_all(stale.map(|placed| self.remove_file(reservation, placed))).await;
-        left.extend(removals.into_iter().flatten());
+        let settled = blobs.into_iter().map(|placed| async move {
+            match current.filter(|record| names(record, &placed)) {
+                None => self.remove_file(reservation, placed).await,
+                Some(_) if placed.file == File::Folded => self.settle_folded(reservation, placed).await,
+                Some(_) => None,
+            }
+        });
+        left.extend(join_all(settled).await.into_iter().flatten());
         let blobs_left = reservation.blobs_elsewhere() || left.iter().any(is_blob);
         left.extend(self.settle_sidecars(reservation, current, sidecars, blobs_left).await);
         left
@@ -151,7 +156,11 @@ impl Store {
         };
         let settle = sidecars.into_iter().map(|placed| async move {
             let sidecar = match record {
-                Some(record) if is_named(&placed) => describe(record, size, reservation.time_us()),
+                Some(record) if is_named(&placed) => {
+                    let beside = std::slice::from_ref(&placed.replica);
+                    let (noted, _) = self.read_sidecars(reservation.key(), beside).await;
+                    describe_keeping(record, &noted, size, reservation.time_us())
+                }
                 None if blobs_left => tombstone(reservation.time_us()),
                 _ => return self.remove_file(reservation, placed).await,
             };
@@ -161,6 +170,16 @@ impl Store {
             left_of(reservation, placed, written.map(|()| keep))
         });
         join_all(settle).await.into_iter().flatten().collect()
+    }
+
+    /// Where the Go original stored a blob, it goes once the blob lies at the key's own path too.
+    async fn settle_folded(&self, reservation: &Reservation, placed: PlacedFile) -> Option<PlacedFile> {
+        let own_path = path_of(reservation.key(), File::Blob(None));
+        match self.volumes.head(&placed.replica, &own_path).await {
+            Ok(Some(_)) => self.remove_file(reservation, placed).await,
+            Ok(None) => None,
+            Err(err) => left_of(reservation, placed, Err(err)),
+        }
     }
 
     async fn remove_file(&self, reservation: &Reservation, placed: PlacedFile) -> Option<PlacedFile> {

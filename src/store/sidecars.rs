@@ -2,11 +2,14 @@
 
 use super::Store;
 use crate::index::Reservation;
-use crate::model::{File, Record, Replica, Sidecar, SidecarState, State, path_of};
+use crate::model::{File, Key, Record, Replica, Sidecar, SidecarState, State, path_of};
 use crate::volume::VolumeError;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
+
+/// The longest sidecar that is read, in bytes: S3 allows 2 KB of metadata.
+const MAX_SIDECAR_BYTES: usize = 64 << 10;
 
 impl Store {
     /// Writes what `record` says of the reserved key beside each of its replicas; the results in their order.
@@ -32,6 +35,18 @@ impl Store {
         self.volumes.put(replica, &path, Bytes::from(sidecar.to_json()), sidecar.state_time).await
     }
 
+    /// The sidecars beside `replicas`, newest first, and whether everybody has answered. One that can't be read is none.
+    pub(super) async fn read_sidecars(&self, key: &Key, replicas: &[Replica]) -> (Vec<Sidecar>, bool) {
+        let path = path_of(key, File::Sidecar);
+        let reads = replicas.iter().map(|replica| self.volumes.get(replica, &path, MAX_SIDECAR_BYTES));
+        let answers = join_all(reads).await;
+        let is_whole = answers.iter().all(Result::is_ok);
+        let found = answers.into_iter().filter_map(|answer| Sidecar::parse(&answer.ok()??));
+        let mut sidecars: Vec<Sidecar> = found.collect();
+        sidecars.sort_by_key(|sidecar| std::cmp::Reverse(sidecar.state_time));
+        (sidecars, is_whole)
+    }
+
     /// The size of the blob that `record` names, in bytes, if any replica tells.
     pub(super) async fn size_of(&self, reservation: &Reservation, record: &Record) -> Option<u64> {
         let candidates = self.candidates(reservation.key(), record);
@@ -42,16 +57,63 @@ impl Store {
     }
 }
 
-/// The sidecar of a record, for a change at `time_us`.
-pub(super) fn describe(record: &Record, size: Option<u64>, time_us: u64) -> Sidecar {
-    let state = match record.state {
+/// What stands beside a copy of a replica, given what stands beside the others, newest first: the same, so that a
+/// rebuild believes what it would have believed before. `None` where nothing needs to be told.
+pub(super) fn beside_copy(
+    record: &Record,
+    noted: &[Sidecar],
+    size: Option<u64>,
+    time_us: u64,
+) -> Option<Sidecar> {
+    match noted.first() {
+        None if record.is_live() && record.generation.is_none() => None,
+        Some(newest) if agrees(newest, record) => Some(newest.clone()),
+        _ => Some(describe_keeping(record, noted, size, time_us)),
+    }
+}
+
+/// As [`describe`], with what earlier sidecars of the same version tell and the index doesn't know.
+pub(super) fn describe_keeping(
+    record: &Record,
+    noted: &[Sidecar],
+    size: Option<u64>,
+    time_us: u64,
+) -> Sidecar {
+    let mut sidecar = describe(record, size, time_us);
+    if let Some(earlier) = noted.iter().find(|noted| is_of_version(noted, record)) {
+        sidecar.content_type = earlier.content_type.clone();
+        sidecar.metadata = earlier.metadata.clone();
+    }
+    sidecar
+}
+
+/// Whether a sidecar says what the record says.
+pub(super) fn agrees(sidecar: &Sidecar, record: &Record) -> bool {
+    is_of_version(sidecar, record) && sidecar.state == state_of(record)
+}
+
+fn is_of_version(sidecar: &Sidecar, record: &Record) -> bool {
+    let same_content = match (&sidecar.md5, record.md5) {
+        (Some(noted), Some(md5)) => *noted == md5.to_string(),
+        _ => true,
+    };
+    let generation = record.generation.map(|generation| generation.to_string());
+    same_content && sidecar.generation == generation && sidecar.state != SidecarState::Deleted
+}
+
+fn state_of(record: &Record) -> SidecarState {
+    match record.state {
         State::Live => SidecarState::Live,
         State::Unlinked => SidecarState::Unlinked,
-    };
+    }
+}
+
+/// The sidecar of a record, for a change at `time_us`.
+pub(super) fn describe(record: &Record, size: Option<u64>, time_us: u64) -> Sidecar {
     Sidecar {
         md5: record.md5.map(|md5| md5.to_string()),
         generation: record.generation.map(|generation| generation.to_string()),
-        ..bare(state, size, time_us)
+        ..bare(state_of(record), size, time_us)
     }
 }
 

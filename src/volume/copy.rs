@@ -55,8 +55,8 @@ impl CopyError {
 
 impl VolumeClient {
     /// Streams one file from one volume to another and verifies its size and, where known, its MD5. After
-    /// any error but one [in doubt](CopyError::in_doubt) nothing is at `to_path`. `mtime_us` is the mtime
-    /// of the copy in µs since 1970, cut to seconds.
+    /// any error but one [in doubt](CopyError::in_doubt) nothing was written to `to_path`. The copy has the source's
+    /// mtime, or `mtime_us` (µs since 1970, cut to seconds) if the source doesn't tell its own.
     pub async fn copy(
         &self,
         from: &Replica,
@@ -81,6 +81,7 @@ impl VolumeClient {
         if source.size().is_some_and(|size| size != expected.size) {
             return Err(mismatch("size"));
         }
+        let mtime_us = source.mtime_us().unwrap_or(mtime_us);
         let mut target = self.upload(std::slice::from_ref(to), to_path, Some(expected.size), mtime_us);
         let mut digest = md5::Context::new();
         let mut size = 0;

@@ -2,7 +2,7 @@
 //! error, never a shorter file.
 
 use super::error::Call;
-use super::{VolumeClient, VolumeError, size_of};
+use super::{VolumeClient, VolumeError, mtime_of, size_of};
 use crate::model::Replica;
 use awc::ClientResponse;
 use bytes::{Bytes, BytesMut};
@@ -15,19 +15,26 @@ pub struct Download {
     path: String,
     response: ClientResponse,
     size: Option<u64>,
+    mtime_us: Option<u64>,
     received: u64,
 }
 
 impl Download {
     pub(super) fn new(client: VolumeClient, call: Call<'_>, response: ClientResponse) -> Download {
         let size = size_of(&response);
+        let mtime_us = mtime_of(&response);
         let (replica, path) = (call.replica.clone(), call.path.to_owned());
-        Download { client, replica, path, response, size, received: 0 }
+        Download { client, replica, path, response, size, mtime_us, received: 0 }
     }
 
     /// The size in bytes that the volume announced; `None` for generated pages such as directory listings.
     pub fn size(&self) -> Option<u64> {
         self.size
+    }
+
+    /// When the file was last changed, µs since 1970 and whole seconds, if the volume says so.
+    pub fn mtime_us(&self) -> Option<u64> {
+        self.mtime_us
     }
 
     /// The next bytes; `None` after the last.

@@ -29,7 +29,9 @@ use crate::model::{CLUSTER_PATH, Replica};
 use awc::ClientResponse;
 use awc::body::MessageBody;
 use awc::http::Method;
-use awc::http::header::{AUTHORIZATION, CONTENT_LENGTH, DATE, HeaderValue, HttpDate, TryIntoHeaderValue};
+use awc::http::header::{
+    AUTHORIZATION, CONTENT_LENGTH, DATE, HeaderValue, HttpDate, LAST_MODIFIED, TryIntoHeaderValue,
+};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -38,7 +40,7 @@ use error::{Call, Failure};
 use futures_util::StreamExt;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A write ends with a rename and maybe a flush of gigabytes; it gets this many times the patience of a read.
 const WRITE_PATIENCE: u32 = 10;
@@ -287,6 +289,13 @@ fn is_absent(status: u16) -> bool {
 
 fn size_of(response: &ClientResponse) -> Option<u64> {
     response.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// `Last-Modified`, in µs since 1970.
+fn mtime_of(response: &ClientResponse) -> Option<u64> {
+    let date: HttpDate = response.headers().get(LAST_MODIFIED)?.to_str().ok()?.parse().ok()?;
+    let elapsed = SystemTime::from(date).duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(elapsed.as_micros()).ok()
 }
 
 /// An RFC 9110 date (IMF-fixdate) in whole seconds; nginx makes it the file's mtime.

@@ -11,6 +11,7 @@ mod harness_itself;
 mod mkv_script;
 mod native_api;
 mod readme;
+mod rebalance;
 mod rebuild;
 mod server_faults;
 mod volume_faults;

@@ -1,0 +1,141 @@
+//! How fast a job goes: blobs and bytes per second, changeable while it runs.
+
+use actix_rt::time::sleep;
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How soon a job that waits notices another rate.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// The most that a job may do; `None` is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Rate {
+    /// Blobs per second.
+    pub blobs: Option<f64>,
+    /// Bytes per second.
+    pub bytes: Option<f64>,
+}
+
+/// Keeps a job to a [`Rate`]. What was done is paid for afterwards, because nobody knows its size before: so the rate
+/// holds over time, and one blob of any size is always possible.
+pub struct Pace(Mutex<Debt>);
+
+struct Debt {
+    rate: Rate,
+    blobs: f64,
+    bytes: f64,
+    at: Instant,
+}
+
+impl Pace {
+    /// A pace of `rate`.
+    pub fn new(rate: Rate) -> Pace {
+        Pace(Mutex::new(Debt { rate, blobs: 0.0, bytes: 0.0, at: Instant::now() }))
+    }
+
+    /// Goes on at another rate, within a tenth of a second.
+    pub fn set(&self, rate: Rate) {
+        let mut debt = self.debt();
+        debt.pay_down(Instant::now());
+        debt.rate = rate;
+    }
+
+    /// Says what was done.
+    pub fn charge(&self, blobs: u64, bytes: u64) {
+        let mut debt = self.debt();
+        debt.pay_down(Instant::now());
+        debt.blobs += blobs as f64;
+        debt.bytes += bytes as f64;
+    }
+
+    /// Waits until more may be done.
+    pub async fn wait(&self) {
+        loop {
+            let left = self.seconds_left(Instant::now());
+            if left <= 0.0 {
+                return;
+            }
+            sleep(Duration::from_secs_f64(left.min(LOOK_EVERY.as_secs_f64()))).await;
+        }
+    }
+
+    fn seconds_left(&self, now: Instant) -> f64 {
+        let mut debt = self.debt();
+        debt.pay_down(now);
+        let seconds = |owed: f64, rate: Option<f64>| rate.map_or(0.0, |rate| owed / rate);
+        seconds(debt.blobs, debt.rate.blobs).max(seconds(debt.bytes, debt.rate.bytes))
+    }
+
+    fn debt(&self) -> std::sync::MutexGuard<'_, Debt> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Debt {
+    fn pay_down(&mut self, now: Instant) {
+        let seconds = now.saturating_duration_since(self.at).as_secs_f64();
+        self.at = now;
+        let rest = |owed: f64, rate: Option<f64>| rate.map_or(0.0, |rate| (owed - rate * seconds).max(0.0));
+        self.blobs = rest(self.blobs, self.rate.blobs);
+        self.bytes = rest(self.bytes, self.rate.bytes);
+    }
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    /// `100` is blobs per second, `50MB` bytes per second, `100,50MB` both.
+    fn from_str(text: &str) -> Result<Rate, String> {
+        let fault =
+            || format!("{text:?} is no rate; write 100 (blobs per second), 50MB (per second) or 100,50MB");
+        let mut rate = Rate::default();
+        for part in text.split(',') {
+            let digits = part.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+            let number: f64 = digits.parse().map_err(|_| fault())?;
+            let (limit, unit) = match &part[digits.len()..] {
+                "" => (&mut rate.blobs, 1.0),
+                "B" => (&mut rate.bytes, 1.0),
+                "kB" | "KB" => (&mut rate.bytes, 1e3),
+                "MB" => (&mut rate.bytes, 1e6),
+                "GB" => (&mut rate.bytes, 1e9),
+                _ => return Err(fault()),
+            };
+            if !number.is_finite() || number <= 0.0 || limit.replace(number * unit).is_some() {
+                return Err(fault());
+            }
+        }
+        Ok(rate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_blobs_or_bytes_or_both() {
+        let rate = |blobs, bytes| Ok(Rate { blobs, bytes });
+        assert_eq!("100".parse(), rate(Some(100.0), None));
+        assert_eq!("1.5MB".parse(), rate(None, Some(1.5e6)));
+        assert_eq!("20,2GB".parse(), rate(Some(20.0), Some(2e9)));
+        for text in ["", "0", "-1", "fast", "1TBB", "1,2", "1MB,", "inf", "NaN"] {
+            assert!(text.parse::<Rate>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_was_done_is_paid_for_at_the_rate_of_the_time() {
+        let pace = Pace::new("10,1kB".parse().unwrap());
+        let begun = pace.debt().at;
+        let after = |seconds: f64| pace.seconds_left(begun + Duration::from_secs_f64(seconds));
+        assert_eq!(after(0.0), 0.0);
+        pace.debt().blobs = 5.0;
+        pace.debt().bytes = 2000.0;
+        assert!((after(0.0) - 2.0).abs() < 1e-6, "the slower of both counts");
+        assert!((after(1.0) - 1.0).abs() < 1e-6);
+        pace.debt().rate = Rate { blobs: None, bytes: Some(2000.0) };
+        assert!((after(1.0) - 0.5).abs() < 1e-6);
+        assert_eq!(after(9.0), 0.0);
+    }
+}

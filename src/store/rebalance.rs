@@ -1,0 +1,574 @@
+//! REBALANCE: the replicas of a key go where placement wants them.
+//!
+//! The steps are *reserve → look → copy what is lacking → sidecars → commit*. The record names a new place only after
+//! its copy was verified, and an old one is forgotten only in the same step that leaves its files to be settled. State,
+//! MD5 and generation stay what they are, and so do the facts in sidecars.
+
+use super::link::previous;
+use super::sidecars::{agrees, beside_copy};
+use super::{Store, StoreError};
+use crate::index::{Ending, Reservation, Verb, files_at, files_of_record, now_us};
+use crate::model::{File, Key, Md5, PlacedFile, Record, Replica, Sidecar, folded_path, path_of};
+use crate::volume::{Content, CopyError, VolumeError};
+use futures_util::future::join_all;
+use log::warn;
+use std::fmt;
+use std::time::Duration;
+
+/// What became of one key.
+#[derive(Debug, Default)]
+pub struct Moved {
+    /// Copies that were made.
+    pub copies: u64,
+    /// Their sizes, added up, in bytes.
+    pub bytes: u64,
+    /// What is not as it should be.
+    pub left: Vec<Left>,
+    /// Whether something in the way goes by itself, so that it is worth trying again after `--grace`.
+    pub waits: bool,
+}
+
+/// Something that could not be put in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Left {
+    /// The place, if it is about one.
+    pub place: Option<Replica>,
+    /// Why.
+    pub reason: String,
+}
+
+/// What moving a key would mean.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preview {
+    /// Each copy, from where to where.
+    pub copies: Vec<(Replica, Replica)>,
+    /// The size of the blob in bytes.
+    pub size: u64,
+}
+
+/// What was found at a place that the record names.
+#[derive(Debug, Clone)]
+struct Seen {
+    replica: Replica,
+    finding: Finding,
+}
+
+#[derive(Debug, Clone)]
+enum Finding {
+    There { file: File, size: u64 },
+    Absent,
+    Silent(VolumeError),
+}
+
+/// A place that can be copied from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Source {
+    replica: Replica,
+    file: File,
+    size: u64,
+}
+
+/// What is to be done for a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Plan {
+    /// Never empty.
+    sources: Vec<Source>,
+    /// The size of the blob in bytes; `None` where replicas differ and only the MD5 can tell.
+    size: Option<u64>,
+    /// Places of the placement that lack the blob at its own path.
+    targets: Vec<Replica>,
+}
+
+/// Why there is none.
+#[derive(Debug)]
+enum NoPlan {
+    Gone,
+    Silent(VolumeError),
+    Conflict,
+}
+
+/// A target that has no replica now.
+struct Failed {
+    place: Replica,
+    reason: String,
+    /// What may lie there all the same.
+    files: Vec<PlacedFile>,
+}
+
+/// A move that has its reservation.
+struct Move<'a> {
+    store: &'a Store,
+    reservation: Reservation,
+    record: Record,
+    placement: Vec<Replica>,
+    keep_old: Duration,
+    moved: Moved,
+}
+
+impl Store {
+    /// Brings the replicas of a live blob to their placement. [`StoreError::NotBalanced`] when something is left.
+    pub async fn rebalance(&self, key: &Key) -> Result<(), StoreError> {
+        let record = self.live(key).await?;
+        if self.is_home(key, &record) {
+            return Ok(());
+        }
+        let failures = match self.bring_home(key, self.options.grace).await {
+            Ok(moved) if moved.left.is_empty() => return Ok(()),
+            Ok(moved) => moved.left.iter().map(Left::to_string).collect(),
+            Err(err @ StoreError::Gone { .. }) => vec![err.to_string()],
+            Err(err) => return Err(err),
+        };
+        Err(StoreError::NotBalanced { key: key.clone(), failures })
+    }
+
+    /// Whether nothing is to be moved, as far as the record tells.
+    pub fn is_home(&self, key: &Key, record: &Record) -> bool {
+        record.replicas == self.placer.placement(key.as_bytes()) && !may_be_folded(key, record)
+    }
+
+    /// Brings the replicas of `key`, live or unlinked, to their placement. Old copies stay for `keep_old`, for readers
+    /// that were just redirected. Fails with [`StoreError::Gone`] or [`StoreError::Unavailable`] when no replica is
+    /// found; then everything is as it was.
+    pub async fn bring_home(&self, key: &Key, keep_old: Duration) -> Result<Moved, StoreError> {
+        let placement = self.placer.placement(key.as_bytes());
+        let is_up = |place: &&Replica| self.volumes.health().is_up(place);
+        let up = placement.iter().filter(is_up).cloned().collect();
+        let reservation = self.index.reserve(key, Verb::Move(up)).await?;
+        let record = previous(&reservation)?;
+        let moved = Moved::default();
+        Move { store: self, reservation, record, placement, keep_old, moved }.run().await
+    }
+
+    /// What [`Store::bring_home`] would copy. Takes no lock and changes nothing.
+    pub async fn preview(&self, key: &Key, record: &Record) -> Result<Preview, StoreError> {
+        let placement = self.placer.placement(key.as_bytes());
+        if is_only_order(key, record, &placement) {
+            return Ok(Preview { copies: Vec::new(), size: 0 });
+        }
+        let seen = self.look(key, record).await;
+        let plan = plan(record, &placement, &seen, None).map_err(|err| no_plan(key, err))?;
+        let first = &plan.sources[0];
+        let copies = plan.targets.iter().map(|target| (first.replica.clone(), target.clone())).collect();
+        Ok(Preview { copies, size: plan.size.unwrap_or(first.size) })
+    }
+
+    /// Asks every place of the record for the blob.
+    async fn look(&self, key: &Key, record: &Record) -> Vec<Seen> {
+        join_all(record.replicas.iter().map(|replica| async {
+            let finding = self.look_at(key, record, replica).await.unwrap_or_else(Finding::Silent);
+            Seen { replica: replica.clone(), finding }
+        }))
+        .await
+    }
+
+    async fn look_at(&self, key: &Key, record: &Record, replica: &Replica) -> Result<Finding, VolumeError> {
+        let mut files = vec![File::Blob(record.generation)];
+        files.extend(may_be_folded(key, record).then_some(File::Folded));
+        for file in files {
+            if let Some(size) = self.volumes.head(replica, &path_of(key, file)).await? {
+                return Ok(Finding::There { file, size });
+            }
+        }
+        Ok(Finding::Absent)
+    }
+}
+
+impl Move<'_> {
+    async fn run(mut self) -> Result<Moved, StoreError> {
+        let key = self.reservation.key().clone();
+        if is_only_order(&key, &self.record, &self.placement) {
+            let record = Record { replicas: self.placement.clone(), ..self.record.clone() };
+            return self.commit(record, Vec::new()).await;
+        }
+        let seen = self.store.look(&key, &self.record).await;
+        let (noted, all_answered) = self.store.read_sidecars(&key, &self.record.replicas).await;
+        let newest = noted.first().filter(|sidecar| agrees(sidecar, &self.record));
+        let md5 = self.record.md5.or_else(|| Md5::parse(newest?.md5.as_ref()?));
+        let plan = match plan(&self.record, &self.placement, &seen, newest.and_then(|sidecar| sidecar.size)) {
+            Ok(plan) if plan.size.is_some() || md5.is_some() => plan,
+            Ok(_) => return self.give_up(no_plan(&key, NoPlan::Conflict)).await,
+            Err(err) => return self.give_up(no_plan(&key, err)).await,
+        };
+        let (arrived, mut left) = self.fill(&plan, md5, &noted).await;
+        let size = plan.size.or(arrived.first().map(|(_, size)| *size));
+        let arrived: Vec<Replica> = arrived.into_iter().map(|(place, _)| place).collect();
+        let kept = keep(&self.placement, &seen, &arrived, size);
+        self.report_damaged(&seen, &kept, size);
+        let dropped: Vec<Replica> =
+            self.record.replicas.iter().filter(|place| !kept.contains(place)).cloned().collect();
+        if !dropped.is_empty() && arrived.is_empty() && !self.is_any_right(&plan, &kept, md5).await {
+            self.leave(None, "no replica in its place has the right content");
+            let record = self.record.clone();
+            return self.commit(record, left).await;
+        }
+        let needs_sidecars = !(noted.is_empty() && all_answered);
+        let files = files_of_record(&key, &Record { replicas: dropped, ..self.record.clone() });
+        left.extend(files.into_iter().filter(|placed| needs_sidecars || placed.file != File::Sidecar));
+        left.extend(folded_files(&seen, &arrived));
+        let replicas = self.store.placer.in_record_order(key.as_bytes(), kept);
+        let record = Record { replicas, ..self.record.clone() };
+        self.commit(record, left).await
+    }
+
+    /// Makes all copies at the same time. Answers where they are, with their sizes, and what the others have left.
+    async fn fill(
+        &mut self,
+        plan: &Plan,
+        md5: Option<Md5>,
+        noted: &[Sidecar],
+    ) -> (Vec<(Replica, u64)>, Vec<PlacedFile>) {
+        let results = join_all(plan.targets.iter().zip(0..).map(|(target, turn)| {
+            let mut sources = plan.sources.clone();
+            sources.rotate_left(turn % plan.sources.len());
+            self.fill_one(target, sources, plan.size, md5, noted)
+        }))
+        .await;
+        let (mut arrived, mut left) = (Vec::new(), Vec::new());
+        for (target, result) in plan.targets.iter().zip(results) {
+            match result {
+                Ok(size) => {
+                    self.moved.copies += 1;
+                    self.moved.bytes += size;
+                    arrived.push((target.clone(), size));
+                }
+                Err(failed) => {
+                    warn!("moving {}: {}", self.reservation.key(), failed.reason);
+                    self.moved.waits |= self.is_in_doubt(&failed.place);
+                    self.leave(Some(failed.place), failed.reason);
+                    left.extend(failed.files);
+                }
+            }
+        }
+        (arrived, left)
+    }
+
+    /// One copy and its sidecar; the size of the blob. A file that lies at the target already is overwritten: nobody
+    /// vouches for it, and to read it costs as much as to write it.
+    async fn fill_one(
+        &self,
+        target: &Replica,
+        sources: Vec<Source>,
+        size: Option<u64>,
+        md5: Option<Md5>,
+        noted: &[Sidecar],
+    ) -> Result<u64, Failed> {
+        let failed = |reason, files| Failed { place: target.clone(), reason, files };
+        if !self.store.volumes.health().is_up(target) {
+            return Err(failed("it is down".to_owned(), Vec::new()));
+        }
+        if self.is_in_doubt(target) {
+            let reason = "an earlier request may still remove what is written there";
+            return Err(failed(reason.to_owned(), Vec::new()));
+        }
+        let copied = self.copy_from_any(&sources, target, size, md5).await;
+        let size = copied.map_err(|err| {
+            let files = if err.in_doubt() { self.files_at(target, true) } else { Vec::new() };
+            failed(err.to_string(), files)
+        })?;
+        if let Some(sidecar) = beside_copy(&self.record, noted, Some(size), self.reservation.time_us()) {
+            let written = self.store.write_sidecar(&self.reservation, target, &sidecar).await;
+            written.map_err(|err| failed(err.to_string(), self.files_at(target, err.in_doubt())))?;
+        }
+        Ok(size)
+    }
+
+    /// Copies from the first source that is right.
+    async fn copy_from_any(
+        &self,
+        sources: &[Source],
+        target: &Replica,
+        size: Option<u64>,
+        md5: Option<Md5>,
+    ) -> Result<u64, CopyError> {
+        let key = self.reservation.key();
+        let to_path = path_of(key, File::Blob(self.record.generation));
+        let time_us = self.record.generation.map_or_else(now_us, |generation| generation.time_us());
+        let mut sources =
+            sources.iter().filter(|source| size.is_none_or(|size| size == source.size)).peekable();
+        loop {
+            let Source { replica: from, file, size } =
+                sources.next().expect("one has the size that all should have");
+            let content = Content { size: *size, md5 };
+            let path = path_of(key, *file);
+            match self.store.volumes.copy(from, &path, target, &to_path, &content, time_us).await {
+                Ok(()) => return Ok(*size),
+                Err(err) if !matches!(err, CopyError::Target(_)) && sources.peek().is_some() => {
+                    warn!("copying {key} to {target}: {err}");
+                }
+                Err(err) => return Err(err),
+            }
+        }
+    }
+
+    fn is_in_doubt(&self, place: &Replica) -> bool {
+        let files = [File::Blob(self.record.generation), File::Sidecar];
+        files.iter().any(|file| self.reservation.is_in_doubt(*file, place))
+    }
+
+    /// What a failed copy may have left at `target`.
+    fn files_at(&self, target: &Replica, in_doubt: bool) -> Vec<PlacedFile> {
+        let kinds = [File::Blob(self.record.generation), File::Sidecar];
+        let mut files = files_at(std::slice::from_ref(target), &kinds);
+        files.iter_mut().for_each(|placed| placed.in_doubt = in_doubt);
+        files
+    }
+
+    /// Whether one of the replicas that stay has the MD5 that it should have. Asked before an old copy goes and no new
+    /// one was made, which would have been verified.
+    async fn is_any_right(&self, plan: &Plan, kept: &[Replica], md5: Option<Md5>) -> bool {
+        let Some(md5) = md5 else { return true };
+        for source in plan.sources.iter().filter(|source| kept.contains(&source.replica)) {
+            match self.md5_of(source).await {
+                Ok(found) if found == Some(md5) => return true,
+                Ok(_) => warn!("{} on {} is damaged", self.reservation.key(), source.replica),
+                Err(err) => warn!("reading {}: {err}", self.reservation.key()),
+            }
+        }
+        false
+    }
+
+    async fn md5_of(&self, source: &Source) -> Result<Option<Md5>, VolumeError> {
+        let path = path_of(self.reservation.key(), source.file);
+        let Some(mut download) = self.store.volumes.open(&source.replica, &path).await? else {
+            return Ok(None);
+        };
+        let mut digest = md5::Context::new();
+        while let Some(chunk) = download.next().await? {
+            digest.consume(&chunk);
+        }
+        Ok(Some(Md5(digest.finalize().0)))
+    }
+
+    /// A replica that stays and isn't what it should be is not this one's to mend, but it is said.
+    fn report_damaged(&mut self, seen: &[Seen], kept: &[Replica], size: Option<u64>) {
+        for Seen { replica, finding } in seen.iter().filter(|seen| kept.contains(&seen.replica)) {
+            match finding {
+                Finding::There { size: found, .. } if !is_right(*found, size) => {
+                    self.leave(
+                        Some(replica.clone()),
+                        format!("its replica has {found} bytes and is damaged"),
+                    );
+                }
+                Finding::Silent(err) if self.placement.contains(replica) => {
+                    self.leave(Some(replica.clone()), format!("its replica was not seen: {err}"));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn leave(&mut self, place: Option<Replica>, reason: impl Into<String>) {
+        self.moved.left.push(Left { place, reason: reason.into() });
+    }
+
+    async fn commit(self, record: Record, left: Vec<PlacedFile>) -> Result<Moved, StoreError> {
+        let not_before_us = now_us() + self.keep_old.as_micros() as u64;
+        let ending = Ending { left, not_before_us };
+        if record == self.record {
+            self.reservation.release(ending).await?;
+        } else {
+            self.reservation.commit(record, ending).await?;
+        }
+        Ok(self.moved)
+    }
+
+    async fn give_up(self, err: StoreError) -> Result<Moved, StoreError> {
+        self.reservation.release(Ending::default()).await?;
+        Err(err)
+    }
+}
+
+/// Whether the Go original may have stored the blob at a path that isn't its own.
+fn may_be_folded(key: &Key, record: &Record) -> bool {
+    record.generation.is_none() && folded_path(key).is_some()
+}
+
+/// Whether all replicas are in their places, in the wrong order.
+fn is_only_order(key: &Key, record: &Record, placement: &[Replica]) -> bool {
+    record.replicas.len() == placement.len()
+        && record.replicas.iter().all(|replica| placement.contains(replica))
+        && !may_be_folded(key, record)
+}
+
+/// What is to be copied. `size` is what a sidecar says, in bytes.
+fn plan(record: &Record, placement: &[Replica], seen: &[Seen], size: Option<u64>) -> Result<Plan, NoPlan> {
+    let source = |Seen { replica, finding }: &Seen| match finding {
+        Finding::There { file, size } if *size > 0 => {
+            Some(Source { replica: replica.clone(), file: *file, size: *size })
+        }
+        _ => None,
+    };
+    let mut sources: Vec<Source> = seen.iter().filter_map(source).collect();
+    let Some(first) = sources.first().map(|source| source.size) else {
+        let silent = seen.iter().find_map(|seen| match &seen.finding {
+            Finding::Silent(err) => Some(err.clone()),
+            _ => None,
+        });
+        return Err(silent.map_or(NoPlan::Gone, NoPlan::Silent));
+    };
+    let size = size.or_else(|| sources.iter().all(|source| source.size == first).then_some(first));
+    sources.retain(|source| is_right(source.size, size));
+    if sources.is_empty() {
+        return Err(NoPlan::Conflict);
+    }
+    let lacks = |place: &&Replica| {
+        let finding = seen.iter().find(|seen| seen.replica == **place).map(|seen| &seen.finding);
+        match finding {
+            None | Some(Finding::Absent) => true,
+            Some(Finding::There { file, .. }) => *file != File::Blob(record.generation),
+            Some(Finding::Silent(_)) => false,
+        }
+    };
+    Ok(Plan { sources, size, targets: placement.iter().filter(lacks).cloned().collect() })
+}
+
+/// The places that the record is to name, in no order: the placement as far as there are replicas, and of the others
+/// as many as it takes to have no fewer good ones than there should be.
+fn keep(placement: &[Replica], seen: &[Seen], arrived: &[Replica], size: Option<u64>) -> Vec<Replica> {
+    let finding = |place: &Replica| seen.iter().find(|seen| seen.replica == *place).map(|seen| &seen.finding);
+    let is_good = |place: &Replica| {
+        arrived.contains(place)
+            || matches!(finding(place), Some(Finding::There { size: found, .. }) if is_right(*found, size))
+    };
+    let stays = |place: &&Replica| {
+        is_good(place) || matches!(finding(place), Some(Finding::There { .. } | Finding::Silent(_)))
+    };
+    let mut kept: Vec<Replica> = placement.iter().filter(stays).cloned().collect();
+    let mut lacking = placement.len().saturating_sub(kept.iter().filter(|place| is_good(place)).count());
+    let others = || seen.iter().map(|seen| &seen.replica).filter(|place| !placement.contains(place));
+    let good = others().filter(|place| is_good(place));
+    let silent = others().filter(|place| matches!(finding(place), Some(Finding::Silent(_))));
+    for place in good.chain(silent) {
+        if lacking > 0 {
+            kept.push(place.clone());
+            lacking -= 1;
+        }
+    }
+    kept
+}
+
+/// Whether a file of `found` bytes can be the blob; with several sizes and only an MD5 to tell, any can.
+fn is_right(found: u64, size: Option<u64>) -> bool {
+    found > 0 && size.is_none_or(|size| size == found)
+}
+
+/// What the Go original has left at places that have the blob at its own path now.
+fn folded_files(seen: &[Seen], arrived: &[Replica]) -> Vec<PlacedFile> {
+    let is_folded = |seen: &&Seen| matches!(seen.finding, Finding::There { file: File::Folded, .. });
+    let moved = seen.iter().filter(is_folded).filter(|seen| arrived.contains(&seen.replica));
+    let places: Vec<Replica> = moved.map(|seen| seen.replica.clone()).collect();
+    files_at(&places, &[File::Folded])
+}
+
+fn no_plan(key: &Key, err: NoPlan) -> StoreError {
+    let key = key.clone();
+    match err {
+        NoPlan::Gone => StoreError::Gone { key },
+        NoPlan::Silent(source) => StoreError::Unavailable { key, source },
+        NoPlan::Conflict => {
+            let failures = vec!["its replicas differ in size, and nothing tells which is right".to_owned()];
+            StoreError::NotBalanced { key, failures }
+        }
+    }
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(place) = &self.place {
+            write!(f, "{place}: ")?;
+        }
+        f.write_str(&self.reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::State;
+
+    fn places(names: &str) -> Vec<Replica> {
+        names.split(' ').filter(|name| !name.is_empty()).map(|name| name.parse().unwrap()).collect()
+    }
+
+    fn names(places: &[Replica]) -> String {
+        places.iter().map(Replica::as_str).collect::<Vec<_>>().join(" ")
+    }
+
+    /// `a=5` has five bytes, `a=f5` has them where the Go original put them, `a=-` has nothing, `a=?` is silent.
+    fn seen(text: &str) -> Vec<Seen> {
+        text.split(' ')
+            .map(|word| {
+                let (name, finding) = word.split_once('=').unwrap();
+                let replica: Replica = name.parse().unwrap();
+                let finding = match finding {
+                    "-" => Finding::Absent,
+                    "?" => Finding::Silent(VolumeError::Foreign { replica: replica.clone() }),
+                    size => match size.strip_prefix('f') {
+                        Some(size) => Finding::There { file: File::Folded, size: size.parse().unwrap() },
+                        None => Finding::There { file: File::Blob(None), size: size.parse().unwrap() },
+                    },
+                };
+                Seen { replica, finding }
+            })
+            .collect()
+    }
+
+    fn planned(
+        placement: &str,
+        found: &str,
+        noted: Option<u64>,
+    ) -> Result<(String, String, Option<u64>), NoPlan> {
+        let seen = seen(found);
+        let replicas = seen.iter().map(|seen| seen.replica.clone()).collect();
+        let record = Record { state: State::Live, md5: None, generation: None, replicas };
+        let plan = plan(&record, &places(placement), &seen, noted)?;
+        let sources: Vec<Replica> = plan.sources.iter().map(|source| source.replica.clone()).collect();
+        Ok((names(&sources), names(&plan.targets), plan.size))
+    }
+
+    #[test]
+    fn what_lacks_the_blob_is_copied_from_what_has_it() {
+        let check = |placement, found, sources: &str, targets: &str| {
+            let plan = planned(placement, found, None).unwrap();
+            assert_eq!(plan, (sources.into(), targets.into(), Some(5)), "{found} to {placement}");
+        };
+        check("a b c", "a=5 b=5 c=5", "a b c", "");
+        check("d b e", "a=5 b=5 c=5", "a b c", "d e");
+        check("a b c", "a=5 b=- c=5", "a c", "b");
+        check("d b c", "a=? b=5 c=5", "b c", "d");
+        check("a d b", "a=? b=5", "b", "d");
+        check("a b", "a=f5 b=5", "a b", "a");
+        check("a b", "a=0 b=5", "b", "");
+    }
+
+    #[test]
+    fn sizes_that_differ_are_decided_by_who_knows() {
+        assert_eq!(planned("c", "a=5 b=6", None).unwrap(), ("a b".into(), "c".into(), None));
+        assert_eq!(planned("c", "a=5 b=6", Some(6)).unwrap(), ("b".into(), "c".into(), Some(6)));
+        assert!(matches!(planned("c", "a=5 b=6", Some(7)), Err(NoPlan::Conflict)));
+    }
+
+    #[test]
+    fn without_a_source_it_matters_whether_everybody_answered() {
+        assert!(matches!(planned("c", "a=- b=-", None), Err(NoPlan::Gone)));
+        assert!(matches!(planned("c", "a=- b=0", None), Err(NoPlan::Gone)));
+        assert!(matches!(planned("c", "a=- b=?", None), Err(NoPlan::Silent(_))));
+    }
+
+    #[test]
+    fn no_good_replica_goes_before_there_are_enough() {
+        let check = |placement, found, arrived, expected: &str| {
+            let kept = keep(&places(placement), &seen(found), &places(arrived), Some(5));
+            assert_eq!(names(&kept), expected, "{found} to {placement}, {arrived} arrived");
+        };
+        check("d e f", "a=5 b=5 c=5", "d e f", "d e f");
+        check("d e f", "a=5 b=5 c=5", "d", "d a b");
+        check("d b c", "a=? b=5 c=5", "d", "d b c");
+        check("d b c", "a=? b=5 c=5", "", "b c a");
+        check("a d", "a=? b=5", "d", "a d b");
+        check("a d", "a=7 b=5", "d", "a d b");
+        check("a d", "a=- b=5", "d", "d b");
+        check("a b", "a=f5 b=5 c=5", "", "a b");
+        check("b c d", "a=5 b=5 c=5 d=5", "", "b c d");
+    }
+}
