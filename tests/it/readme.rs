@@ -51,6 +51,7 @@ fn a_cluster_of_ones_own_is_started_by_hand_and_its_index_rebuilt() {
         let output = shell(&dir, &here("rebuild")).output().expect("bash is installed");
         String::from_utf8_lossy(&output.stdout).contains("the old index is kept as")
     });
+    run(&dir, &here("rebalance"));
 }
 
 /// A block of the README with this test's directory, ports and program in it.
