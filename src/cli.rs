@@ -144,6 +144,8 @@ pub enum Command {
     Rebuild(RebuildArguments),
     /// Move replicas to where they belong after volumes were added, removed or replaced (with the server stopped)
     Rebalance(RebalanceArguments),
+    /// Read the whole index and check every entry (with the server stopped)
+    VerifyIndex(JobArguments),
 }
 
 /// What can be said to every job.

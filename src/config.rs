@@ -81,9 +81,8 @@ const MAX_SUBVOLUMES: u32 = 256;
 impl Config {
     /// Checks `arguments`.
     pub fn new(arguments: &Arguments) -> Result<Config, ConfigError> {
-        let db = given(&arguments.db).ok_or(ConfigError::NoDb)?;
         Ok(Config {
-            db: PathBuf::from(db),
+            db: Config::db(arguments)?,
             sync: arguments.sync,
             listen: arguments.listen,
             port: arguments.port,
@@ -104,6 +103,13 @@ impl Config {
                 body: BodyLimits { no_progress: arguments.bodytimeout },
             },
         })
+    }
+}
+
+impl Config {
+    /// The index alone, for what needs nothing else.
+    pub fn db(arguments: &Arguments) -> Result<PathBuf, ConfigError> {
+        given(&arguments.db).map(PathBuf::from).ok_or(ConfigError::NoDb)
     }
 }
 

@@ -1,10 +1,12 @@
 //! Runs a job from the command line, with the server stopped, and shows how far it is: a bar on a terminal, a line every
 //! few seconds elsewhere. What is left to be done in the end is listed, and the exit code tells.
 
-use crate::cli::{Arguments, RebalanceArguments, RebuildArguments};
+use crate::cli::{Arguments, JobArguments, RebalanceArguments, RebuildArguments};
 use crate::config::{Config, ConfigError};
+use crate::index::table::TableError;
 use crate::maintenance::rebalance::{self, RebalanceError, RebalanceRequest, Rebalanced};
 use crate::maintenance::rebuild::{self, RebuildError, RebuildRequest};
+use crate::maintenance::verify;
 use crate::maintenance::{Pace, Progress, Status};
 use crate::model::Volume;
 use crate::volume::Timeouts;
@@ -32,6 +34,9 @@ pub enum JobError {
     /// The rebalance could not go on.
     #[error("rebalance: {0}")]
     Rebalance(#[from] RebalanceError),
+    /// The index can't be read.
+    #[error("verify-index: {0}")]
+    Verify(#[from] TableError),
     /// It went to its end, and something is left; all of it was listed.
     #[error("{0} problems are left, see above")]
     Left(u64),
@@ -88,6 +93,14 @@ pub fn rebalance(arguments: &Arguments, flags: &RebalanceArguments) -> Result<()
     if flags.dry_run {
         print_transfers(&rebalanced);
     }
+    end(&progress)
+}
+
+/// Runs `mkv verify-index`.
+pub fn verify_index(arguments: &Arguments, flags: &JobArguments) -> Result<(), JobError> {
+    let db = Config::db(arguments)?;
+    let progress = Progress::default();
+    shown("verify-index", &progress, flags.quiet, || verify::run(&db, &progress))?;
     end(&progress)
 }
 

@@ -8,7 +8,7 @@
 //! - [`index`]: the actor that owns the LevelDB handle and the keys' locks.
 //! - [`volume`]: the HTTP client of the volumes, replication, health.
 //! - [`store`]: the use cases, free of HTTP.
-//! - [`maintenance`]: rebuild and rebalance.
+//! - [`maintenance`]: rebuild, rebalance, verify-index.
 //! - [`api`]: requests and status codes.
 //! - [`server`], [`up`], [`job`]: putting it together; [`config`] and [`cli`]: what was asked for.
 

@@ -56,6 +56,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Some(Command::Up { dir }) => up::run(arguments, dir)?,
         Some(Command::Rebuild(flags)) => job::rebuild(arguments, flags)?,
         Some(Command::Rebalance(flags)) => job::rebalance(arguments, flags)?,
+        Some(Command::VerifyIndex(flags)) => job::verify_index(arguments, flags)?,
     }
     Ok(())
 }

@@ -29,11 +29,11 @@ const PAGE_ENTRIES: usize = 1000;
 /// Entries that are read even for a shorter page: the other state's may stand between.
 const PAGE_ENTRIES_LEAST: usize = 64;
 
-const CLUSTER_KEY: &str = "!mkv/cluster";
+pub(super) const CLUSTER_KEY: &str = "!mkv/cluster";
 /// There while the tombstones of a copied index have no sidecars yet.
 pub(super) const UNNOTED_KEY: &str = "!mkv/unnoted";
 
-const FORMAT_KEY: &str = "!mkv/format";
+pub(super) const FORMAT_KEY: &str = "!mkv/format";
 /// The version of what stands below [`RESERVED_PREFIX`].
 const FORMAT_VERSION: &[u8] = b"1";
 

@@ -5,6 +5,7 @@
 //! no message changes more than one record. What follows from an answer (files, status codes) is decided above.
 
 mod actor;
+mod grammar;
 pub mod leveldb;
 mod lookups;
 mod message;
@@ -16,6 +17,7 @@ mod tests;
 
 use crate::model::{File, Intent, Key, PlacedFile, Record, RecordError, Replica};
 pub use actor::{files_of_record, founding_entries, now_us};
+pub use grammar::fault_of;
 use leveldb::STACK_BYTES;
 use lookups::Lookups;
 use message::Message;

@@ -6,6 +6,7 @@ mod pace;
 pub mod rebalance;
 pub mod rebuild;
 mod status;
+pub mod verify;
 
 pub use pace::{Pace, Rate};
 pub use status::{Finding, Progress, Status};

@@ -14,5 +14,6 @@ mod readme;
 mod rebalance;
 mod rebuild;
 mod server_faults;
+mod verify_index;
 mod volume_faults;
 mod volume_script;

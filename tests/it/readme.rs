@@ -52,6 +52,7 @@ fn a_cluster_of_ones_own_is_started_by_hand_and_its_index_rebuilt() {
         String::from_utf8_lossy(&output.stdout).contains("the old index is kept as")
     });
     run(&dir, &here("rebalance"));
+    run(&dir, &here("verify"));
 }
 
 /// A block of the README with this test's directory, ports and program in it.

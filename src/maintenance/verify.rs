@@ -1,0 +1,52 @@
+//! Verify-index: reads all of an index, every block of it, and holds every entry against the grammar.
+
+use super::Progress;
+use crate::index::fault_of;
+use crate::index::leveldb::{self, STACK_BYTES};
+use crate::index::table::{Table, TableError};
+use crate::model::Key;
+use std::ops::Bound;
+use std::path::Path;
+
+/// Entries that are read at once; the number only bounds memory.
+const PAGE_ENTRIES: usize = 1000;
+
+/// Reads the index in `db`, which nobody else may have open, from its beginning to its end; blocks the calling thread. It
+/// is opened as a server opens it: one that another program wrote is copied first. A block whose checksum is wrong is an
+/// error; entries that are none are problems in `progress`.
+pub fn run(db: &Path, progress: &Progress) -> Result<(), TableError> {
+    if !db.is_dir() {
+        return Err(TableError::Refused { dir: db.to_owned(), reason: "it doesn't exist".into() });
+    }
+    let verify = || {
+        let mut table = leveldb::open(db, leveldb::Options::default())?;
+        read_all(&mut table, progress)?;
+        Box::new(table).close()
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("index".into()).stack_size(STACK_BYTES);
+        let reader = thread.spawn_scoped(scope, verify).expect("the system has room for one more thread");
+        reader.join().expect("the reader does not panic")
+    })
+}
+
+fn read_all(table: &mut impl Table, progress: &Progress) -> Result<(), TableError> {
+    progress.begin("reading the index", 0);
+    let mut from = Bound::Unbounded;
+    loop {
+        let entries = table.page(from.as_ref().map(Vec::as_slice), PAGE_ENTRIES)?;
+        for (key, value) in &entries {
+            if let Some(fault) = fault_of(key, value) {
+                match Key::new(key.clone()) {
+                    Ok(key) => progress.problem(Some(&key), None, fault),
+                    Err(_) => progress.problem(None, None, format_args!("{}: {fault}", key.escape_ascii())),
+                }
+            }
+        }
+        progress.add_keys(entries.len() as u64);
+        match entries.into_iter().next_back() {
+            Some((key, _)) => from = Bound::Excluded(key),
+            None => return Ok(()),
+        }
+    }
+}

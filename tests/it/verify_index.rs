@@ -1,0 +1,62 @@
+//! An index that is read as a whole: sound, with entries that are none, and with damaged blocks.
+
+use std::fs;
+
+use minikeyvalue::index::leveldb::{self, STACK_BYTES};
+use minikeyvalue::index::table::{Change, Table};
+
+use crate::harness::{Cluster, Master};
+
+#[test]
+fn a_sound_index_passes_and_every_bad_entry_is_named() {
+    let mut cluster = Cluster::start();
+    (0..300).for_each(|number| cluster.master.put(&format!("/k{number}"), b"x"));
+    let (status, said) = cluster.master.job(&["verify-index"]);
+    assert!(!status.success() && said.contains("in use by another process"), "{said}");
+    cluster.master.kill9();
+    let (status, said) = cluster.master.job(&["verify-index"]);
+    assert!(status.success(), "{said}");
+    assert!(said.contains("30"), "the keys are counted: {said}");
+
+    let put = |key: &str, value: &str| Change::Put { key: key.into(), value: value.into() };
+    write(&cluster.master, vec![put("/bad", "HASH12"), put("/worse", ""), put("what", "a:1")]);
+    let (status, said) = cluster.master.job(&["verify-index", "-q"]);
+    assert_eq!(status.code(), Some(1), "{said}");
+    for key in ["/bad", "/worse", "what"] {
+        assert!(said.contains(&format!("{key}: ")), "{key} is not in\n{said}");
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_found_and_no_index_is_none() {
+    let mut cluster = Cluster::start();
+    (0..300).for_each(|number| cluster.master.put(&format!("/k{number}"), b"x"));
+    assert!(cluster.master.stop().success());
+    // Opening turns the log into a table, whose blocks have checksums.
+    assert!(cluster.master.job(&["verify-index", "-q"]).0.success());
+    let files = fs::read_dir(cluster.master.db()).unwrap().flatten().map(|entry| entry.path());
+    let tables = files.filter(|path| path.extension().is_some_and(|end| end == "ldb"));
+    let largest = tables.max_by_key(|path| fs::metadata(path).unwrap().len()).expect("there is a table");
+    let mut bytes = fs::read(&largest).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&largest, bytes).unwrap();
+    let (status, said) = cluster.master.job(&["verify-index", "-q"]);
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("damaged") || said.contains("checksum"), "{said}");
+
+    let nothing = Master::builder("a:1,b:1,c:1").build();
+    let (status, said) = nothing.job(&["verify-index"]);
+    assert!(!status.success() && said.contains("it doesn't exist") && !nothing.db().exists(), "{said}");
+}
+
+fn write(master: &Master, changes: Vec<Change>) {
+    let dir = master.db().to_owned();
+    let write = move || {
+        let mut table = leveldb::open(&dir, leveldb::Options::default()).expect("nobody has it open");
+        table.write(&changes).expect("it can be written");
+        Box::new(table).close().expect("it can be closed");
+    };
+    let thread =
+        std::thread::Builder::new().stack_size(STACK_BYTES).spawn(write).expect("a thread can be made");
+    thread.join().expect("it was written");
+}
