@@ -40,6 +40,9 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
+    /// The longest file that is read as a sidecar, in bytes: S3 allows 2 KB of metadata.
+    pub const MAX_BYTES: usize = 64 << 10;
+
     /// The file's content.
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a sidecar has only strings and numbers")

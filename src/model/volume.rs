@@ -43,6 +43,17 @@ impl Volume {
         &self.0
     }
 
+    /// The volume itself as a place.
+    pub fn root(&self) -> Replica {
+        self.replica(None)
+    }
+
+    /// The place that the folder `name` of this volume is, if it is a subvolume.
+    pub fn subvolume(&self, name: &str) -> Option<Replica> {
+        let number = name.strip_prefix("sv")?;
+        is_subvolume(number).then(|| Replica(format!("{}/{name}", self.0).into()))
+    }
+
     /// The place of subvolume `number` on this volume; `None` where the volume has none.
     pub(super) fn replica(&self, number: Option<u32>) -> Replica {
         match number {

@@ -329,14 +329,10 @@ impl Move<'_> {
 
     async fn md5_of(&self, source: &Source) -> Result<Option<Md5>, VolumeError> {
         let path = path_of(self.reservation.key(), source.file);
-        let Some(mut download) = self.store.volumes.open(&source.replica, &path).await? else {
-            return Ok(None);
-        };
-        let mut digest = md5::Context::new();
-        while let Some(chunk) = download.next().await? {
-            digest.consume(&chunk);
+        match self.store.volumes.open(&source.replica, &path).await? {
+            Some(download) => Ok(download.digest().await?.md5),
+            None => Ok(None),
         }
-        Ok(Some(Md5(digest.finalize().0)))
     }
 
     /// A replica that stays and isn't what it should be is not this one's to mend, but it is said.

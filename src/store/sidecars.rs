@@ -8,9 +8,6 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
 
-/// The longest sidecar that is read, in bytes: S3 allows 2 KB of metadata.
-const MAX_SIDECAR_BYTES: usize = 64 << 10;
-
 impl Store {
     /// Writes what `record` says of the reserved key beside each of its replicas; the results in their order.
     pub(super) async fn write_sidecars(
@@ -38,7 +35,7 @@ impl Store {
     /// The sidecars beside `replicas`, newest first, and whether everybody has answered. One that can't be read is none.
     pub(super) async fn read_sidecars(&self, key: &Key, replicas: &[Replica]) -> (Vec<Sidecar>, bool) {
         let path = path_of(key, File::Sidecar);
-        let reads = replicas.iter().map(|replica| self.volumes.get(replica, &path, MAX_SIDECAR_BYTES));
+        let reads = replicas.iter().map(|replica| self.volumes.get(replica, &path, Sidecar::MAX_BYTES));
         let answers = join_all(reads).await;
         let is_whole = answers.iter().all(Result::is_ok);
         let found = answers.into_iter().filter_map(|answer| Sidecar::parse(&answer.ok()??));

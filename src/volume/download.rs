@@ -2,8 +2,8 @@
 //! error, never a shorter file.
 
 use super::error::Call;
-use super::{VolumeClient, VolumeError, mtime_of, size_of};
-use crate::model::Replica;
+use super::{Content, VolumeClient, VolumeError, mtime_of, size_of};
+use crate::model::{Md5, Replica};
 use awc::ClientResponse;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -47,6 +47,15 @@ impl Download {
         };
         self.received += chunk.len() as u64;
         Ok(Some(chunk))
+    }
+
+    /// Reads to the end, and tells what the file contains; the MD5 is always there.
+    pub async fn digest(mut self) -> Result<Content, VolumeError> {
+        let mut digest = md5::Context::new();
+        while let Some(chunk) = self.next().await? {
+            digest.consume(&chunk);
+        }
+        Ok(Content { size: self.received, md5: Some(Md5(digest.finalize().0)) })
     }
 
     /// The whole body, of at most `limit_bytes`.

@@ -143,7 +143,7 @@ async fn probe(
     slots: &Semaphore,
 ) -> ProbeOutcome {
     let _slot = slots.acquire().await.expect("the semaphore is never closed");
-    let root = root_of(&entry.volume);
+    let root = entry.volume.root();
     let outcome = look(client, &root, cluster, adopt).await;
     match &outcome {
         ProbeOutcome::Up | ProbeOutcome::Adopted => entry.set(VolumeState::Up, ""),
@@ -197,11 +197,6 @@ fn reason_of(error: &VolumeError) -> String {
         | VolumeError::Foreign { .. }
         | VolumeError::Directory { .. } => error.to_string(),
     }
-}
-
-/// The volume itself as a place.
-fn root_of(volume: &Volume) -> Replica {
-    volume.as_str().parse().expect("every volume is a replica too")
 }
 
 #[cfg(test)]

@@ -44,11 +44,7 @@ impl Home {
 
     /// Removes what interrupted copies left.
     pub(super) fn remove_stale_copies(&self) -> Result<(), TableError> {
-        for stale in siblings(&self.dir, ".new-")? {
-            log::info!("removing {stale:?}, the rest of an interrupted copy");
-            fs::remove_dir_all(&stale).map_err(|err| failed("remove", &stale, err))?;
-        }
-        Ok(())
+        remove_stale_copies(&self.dir)
     }
 
     /// Refuses what would fail at the end of a long copy: a directory of another file system can't be renamed.
@@ -113,12 +109,7 @@ impl Site {
         if let Some(home) = &in_use {
             home.check_exchangeable("the new index takes its place in the end")?;
         }
-        for stale in siblings(&dir, ".new-")? {
-            let unused = lock(&stale)?;
-            log::info!("removing {stale:?}, which was never completed");
-            fs::remove_dir_all(&stale).map_err(|err| failed("remove", &stale, err))?;
-            drop(unused);
-        }
+        remove_stale_copies(&dir)?;
         let (copy, old) = copy_names(&dir);
         fs::create_dir(&copy).map_err(|err| failed("make", &copy, err))?;
         let _copy_lock = lock(&copy)?;
@@ -152,6 +143,16 @@ impl Site {
             log::warn!("removing {:?}: {err}", self.copy);
         }
     }
+}
+
+/// Removes what interrupted copies left beside `dir`, unless somebody is at work on one.
+fn remove_stale_copies(dir: &Path) -> Result<(), TableError> {
+    for stale in siblings(dir, ".new-")? {
+        let _unused = lock(&stale)?;
+        log::info!("removing {stale:?}, the rest of an interrupted copy");
+        fs::remove_dir_all(&stale).map_err(|err| failed("remove", &stale, err))?;
+    }
+    Ok(())
 }
 
 /// A damaged index is still to be told from a directory that was named by mistake.

@@ -4,7 +4,7 @@
 use super::RebuildError;
 use super::decide::{Seen, Sighting};
 use crate::maintenance::Progress;
-use crate::model::{CLUSTER_PATH, File, Key, Replica, Volume, decode_path, path_of, unfolded_key};
+use crate::model::{CLUSTER_PATH, File, Key, Replica, Sidecar, Volume, decode_path, path_of, unfolded_key};
 use crate::volume::{DirEntry, EntryKind, VolumeClient, VolumeError};
 use actix_rt::time::sleep;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -19,9 +19,6 @@ const TRIES: u32 = 3;
 
 /// The wait before the second try; it doubles.
 const PAUSE: Duration = Duration::from_millis(500);
-
-/// A sidecar with more is none: user metadata has a few KiB at most.
-const MAX_SIDECAR_BYTES: usize = 64 << 10;
 
 /// What the Go original's volume script leaves beside the blobs, and what names the cluster.
 const NO_BLOBS: [&[u8]; 5] = [b"=cluster", b"nginx.pid", b"body_temp", b"tmp", b"lost+found"];
@@ -41,16 +38,18 @@ pub(super) struct Walker<'a> {
 impl Walker<'_> {
     /// The trees of a volume.
     pub(super) async fn trees(&self, volume: &Volume) -> Result<Vec<Tree>, RebuildError> {
-        let root: Replica = volume.as_str().parse().expect("every volume is a replica too");
+        let root = volume.root();
         let entries = self.entries(&root, "").await?;
-        let mut trees = Vec::new();
-        for name in entries.iter().filter(|entry| is_subvolume(entry)).map(|entry| text(&entry.name)) {
-            let replica: Replica =
-                format!("{volume}/{name}").parse().expect("a folder's name fits a volume's");
-            let entries = self.entries(&replica, "").await?;
-            trees.push(self.tree(replica, entries));
+        let (mut trees, mut others) = (Vec::new(), Vec::new());
+        for entry in entries {
+            match subvolume(volume, &entry) {
+                Some(replica) => {
+                    let entries = self.entries(&replica, "").await?;
+                    trees.push(self.tree(replica, entries));
+                }
+                None => others.push(entry),
+            }
         }
-        let others = entries.into_iter().filter(|entry| !is_subvolume(entry)).collect();
         trees.push(self.tree(root, others));
         Ok(trees)
     }
@@ -73,13 +72,10 @@ impl Walker<'_> {
         top: &str,
         trees: &[&'t Replica],
     ) -> Result<BTreeMap<String, Vec<&'t Replica>>, RebuildError> {
-        let lists =
-            stream::iter(trees).map(|tree| async move { Ok((*tree, self.entries(tree, top).await?)) });
-        let lists: Vec<(&Replica, Vec<DirEntry>)> = lists
-            .buffer_unordered(LISTINGS_AT_ONCE)
-            .try_collect::<Vec<_>>()
-            .await
-            .map_err(|err: RebuildError| err)?;
+        let lists = stream::iter(trees)
+            .map(|tree| async move { Ok::<_, RebuildError>((*tree, self.entries(tree, top).await?)) });
+        let lists: Vec<(&Replica, Vec<DirEntry>)> =
+            lists.buffer_unordered(LISTINGS_AT_ONCE).try_collect::<Vec<_>>().await?;
         let mut folders = BTreeMap::<String, Vec<&Replica>>::new();
         for (tree, entries) in lists {
             for entry in entries {
@@ -119,18 +115,14 @@ impl Walker<'_> {
         Ok(sightings)
     }
 
-    async fn sidecar(
-        &self,
-        key: &Key,
-        replica: &Replica,
-    ) -> Result<Option<crate::model::Sidecar>, RebuildError> {
+    async fn sidecar(&self, key: &Key, replica: &Replica) -> Result<Option<Sidecar>, RebuildError> {
         let path = path_of(key, File::Sidecar);
-        let read = again(|| self.volumes.get(replica, &path, MAX_SIDECAR_BYTES)).await;
+        let read = again(|| self.volumes.get(replica, &path, Sidecar::MAX_BYTES)).await;
         let content = match read {
             Err(VolumeError::TooLarge { .. }) => None,
             content => content?,
         };
-        let sidecar = content.as_deref().and_then(crate::model::Sidecar::parse);
+        let sidecar = content.as_deref().and_then(Sidecar::parse);
         if sidecar.is_none() {
             self.progress.problem(Some(key), Some(replica), "its sidecar can't be read and is passed over");
         }
@@ -166,8 +158,8 @@ impl Walker<'_> {
 
     /// The cluster that a volume says it belongs to, if it says anything.
     pub(super) async fn cluster(&self, volume: &Volume) -> Result<Option<String>, RebuildError> {
-        let root: Replica = volume.as_str().parse().expect("every volume is a replica too");
-        let content = again(|| self.volumes.get(&root, CLUSTER_PATH, MAX_SIDECAR_BYTES)).await?;
+        let root = volume.root();
+        let content = again(|| self.volumes.get(&root, CLUSTER_PATH, Sidecar::MAX_BYTES)).await?;
         Ok(content.map(|content| String::from_utf8_lossy(content.trim_ascii()).into_owned()))
     }
 
@@ -207,11 +199,8 @@ fn is_folder(entry: &DirEntry) -> bool {
     entry.kind == EntryKind::Directory && entry.name.len() == 2 && entry.name.iter().all(hex)
 }
 
-/// `sv` and two or more upper-case hex digits.
-fn is_subvolume(entry: &DirEntry) -> bool {
-    let hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'A'..=b'F');
-    let number = entry.name.strip_prefix(b"sv").unwrap_or_default();
-    entry.kind == EntryKind::Directory && number.len() >= 2 && number.iter().all(hex)
+fn subvolume(volume: &Volume, entry: &DirEntry) -> Option<Replica> {
+    volume.subvolume(std::str::from_utf8(&entry.name).ok()?).filter(|_| entry.kind == EntryKind::Directory)
 }
 
 /// A name that is known to be ASCII.
