@@ -263,7 +263,7 @@ impl<T: Table> Actor<T> {
             let _ = reply.send(Err(IndexError::TooManyIntents));
             return;
         };
-        if matches!(verb, Verb::Move(_)) {
+        if matches!(verb, Verb::Move(_) | Verb::Hold) {
             self.slots.let_wait(slot);
         }
         batch.changes.extend(value.map(|value| table::Change::Put { key: slot_key(slot), value }));
@@ -426,7 +426,7 @@ fn refusal(key: &Key, verb: &Verb, record: Option<&Record>, leftovers: bool) -> 
     let key = key.clone();
     match (verb, record.map(|record| record.state)) {
         (Verb::Put(_), Some(State::Live)) => Some(IndexError::Exists { key }),
-        (Verb::Put(_), _) | (Verb::Replace(_), _) => None,
+        (Verb::Put(_), _) | (Verb::Replace(_), _) | (Verb::Hold, _) => None,
         (Verb::Unlink, Some(State::Live)) | (Verb::Relink | Verb::Note, Some(State::Unlinked)) => None,
         (Verb::Remove { .. }, None) if leftovers => None,
         (Verb::Unlink | Verb::Relink | Verb::Note | Verb::Move(_) | Verb::Remove { .. }, None) => {
@@ -455,6 +455,7 @@ fn files_of(key: &Key, verb: &Verb, record: Option<&Record>, generation_us: Opti
             let version = record.and_then(|record| record.generation);
             files_at(&fresh, &[File::Blob(version), File::Sidecar])
         }
+        Verb::Hold => Vec::new(),
         Verb::Remove { .. } => record.map_or_else(Vec::new, |record| files_of_record(key, record)),
     }
 }

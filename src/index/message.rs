@@ -20,6 +20,8 @@ pub enum Verb {
     Note,
     /// Bring copies of the version that is there, live or unlinked, to these places. Writers wait for it.
     Move(Vec<Replica>),
+    /// Look at it, whether there is a record or not, and maybe name files that are left of it. Writers wait for it.
+    Hold,
     /// Forget the record at once, and have all files removed, also those that earlier writes have left.
     Remove {
         /// Refuse to remove a live blob.

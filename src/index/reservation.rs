@@ -84,6 +84,11 @@ impl Reservation {
         self.held.elsewhere.iter().any(|placed| placed.file != File::Sidecar)
     }
 
+    /// Whether an earlier write, that this reservation knows nothing of, has left this file to be settled.
+    pub fn is_left(&self, file: File, replica: &Replica) -> bool {
+        self.held.elsewhere.iter().any(|placed| placed.file == file && placed.replica == *replica)
+    }
+
     /// Whether a request for this file, of an earlier write that this reservation knows nothing of, may still be
     /// carried out: the file could vanish after it was written.
     pub fn is_in_doubt(&self, file: File, replica: &Replica) -> bool {

@@ -4,11 +4,12 @@
 //! its copy was verified, and an old one is forgotten only in the same step that leaves its files to be settled. State,
 //! MD5 and generation stay what they are, and so do the facts in sidecars.
 
+use super::inspect::{Depth, Finding, Known, Seen, Verdict, judge, may_be_folded};
 use super::link::previous;
 use super::sidecars::{agrees, beside_copy};
 use super::{Store, StoreError};
 use crate::index::{Ending, Reservation, Verb, files_at, files_of_record, now_us};
-use crate::model::{File, Key, Md5, PlacedFile, Record, Replica, Sidecar, folded_path, path_of};
+use crate::model::{File, Key, Md5, PlacedFile, Record, Replica, Sidecar, path_of};
 use crate::volume::{Content, CopyError, VolumeError};
 use futures_util::future::join_all;
 use log::warn;
@@ -44,20 +45,6 @@ pub struct Preview {
     pub copies: Vec<(Replica, Replica)>,
     /// The size of the blob in bytes.
     pub size: u64,
-}
-
-/// What was found at a place that the record names.
-#[derive(Debug, Clone)]
-struct Seen {
-    replica: Replica,
-    finding: Finding,
-}
-
-#[derive(Debug, Clone)]
-enum Finding {
-    There { file: File, size: u64 },
-    Absent,
-    Silent(VolumeError),
 }
 
 /// A place that can be copied from.
@@ -102,6 +89,7 @@ struct Move<'a> {
     record: Record,
     placement: Vec<Replica>,
     keep_old: Duration,
+    depth: Depth,
     moved: Moved,
 }
 
@@ -130,13 +118,24 @@ impl Store {
     /// that were just redirected. Fails with [`StoreError::Gone`] or [`StoreError::Unavailable`] when no replica is
     /// found; then everything is as it was.
     pub async fn bring_home(&self, key: &Key, keep_old: Duration) -> Result<Moved, StoreError> {
+        self.begin_move(key, keep_old, Depth::Sizes).await?.run().await
+    }
+
+    /// As [`Store::bring_home`], for replicas that can't be trusted: all of them are read, what is damaged is made anew,
+    /// and a whole one that the record doesn't name is taken for the copy that it is. Fails with
+    /// [`StoreError::NotBalanced`] when nothing tells which replica is right; then everything is as it was.
+    pub async fn repair(&self, key: &Key, keep_old: Duration) -> Result<Moved, StoreError> {
+        self.begin_move(key, keep_old, Depth::Contents).await?.run().await
+    }
+
+    async fn begin_move(&self, key: &Key, keep_old: Duration, depth: Depth) -> Result<Move<'_>, StoreError> {
         let placement = self.placer.placement(key.as_bytes());
         let is_up = |place: &&Replica| self.volumes.health().is_up(place);
         let up = placement.iter().filter(is_up).cloned().collect();
         let reservation = self.index.reserve(key, Verb::Move(up)).await?;
         let record = previous(&reservation)?;
         let moved = Moved::default();
-        Move { store: self, reservation, record, placement, keep_old, moved }.run().await
+        Ok(Move { store: self, reservation, record, placement, keep_old, depth, moved })
     }
 
     /// What [`Store::bring_home`] would copy. Takes no lock and changes nothing.
@@ -145,46 +144,37 @@ impl Store {
         if is_only_order(key, record, &placement) {
             return Ok(Preview { copies: Vec::new(), size: 0 });
         }
-        let seen = self.look(key, record).await;
+        let seen = self.look(key, record, &record.replicas, Depth::Sizes).await;
         let plan = plan(record, &placement, &seen, None).map_err(|err| no_plan(key, err))?;
         let first = &plan.sources[0];
         let copies = plan.targets.iter().map(|target| (first.replica.clone(), target.clone())).collect();
         Ok(Preview { copies, size: plan.size.unwrap_or(first.size) })
-    }
-
-    /// Asks every place of the record for the blob.
-    async fn look(&self, key: &Key, record: &Record) -> Vec<Seen> {
-        join_all(record.replicas.iter().map(|replica| async {
-            let finding = self.look_at(key, record, replica).await.unwrap_or_else(Finding::Silent);
-            Seen { replica: replica.clone(), finding }
-        }))
-        .await
-    }
-
-    async fn look_at(&self, key: &Key, record: &Record, replica: &Replica) -> Result<Finding, VolumeError> {
-        let mut files = vec![File::Blob(record.generation)];
-        files.extend(may_be_folded(key, record).then_some(File::Folded));
-        for file in files {
-            if let Some(size) = self.volumes.head(replica, &path_of(key, file)).await? {
-                return Ok(Finding::There { file, size });
-            }
-        }
-        Ok(Finding::Absent)
     }
 }
 
 impl Move<'_> {
     async fn run(mut self) -> Result<Moved, StoreError> {
         let key = self.reservation.key().clone();
-        if is_only_order(&key, &self.record, &self.placement) {
+        if self.depth == Depth::Sizes && is_only_order(&key, &self.record, &self.placement) {
             let record = Record { replicas: self.placement.clone(), ..self.record.clone() };
             return self.commit(record, Vec::new()).await;
         }
-        let seen = self.store.look(&key, &self.record).await;
+        let mut seen = self.look().await;
         let (noted, all_answered) = self.store.read_sidecars(&key, &self.record.replicas).await;
         let newest = noted.first().filter(|sidecar| agrees(sidecar, &self.record));
-        let md5 = self.record.md5.or_else(|| Md5::parse(newest?.md5.as_ref()?));
-        let plan = match plan(&self.record, &self.placement, &seen, newest.and_then(|sidecar| sidecar.size)) {
+        let mut md5 = self.record.md5.or_else(|| Md5::parse(newest?.md5.as_ref()?));
+        let mut size = newest.and_then(|sidecar| sidecar.size);
+        if self.depth == Depth::Contents {
+            match judge(&mut seen, Known { size: size.filter(|_| md5.is_none()), md5 }) {
+                Verdict::Right(content) => (size, md5) = (Some(content.size), content.md5),
+                Verdict::Nothing => {}
+                Verdict::Undecided => return self.give_up(no_plan(&key, NoPlan::Conflict)).await,
+            }
+            // A place that the record doesn't name counts only if its file is right.
+            let is_there = |seen: &Seen| matches!(seen.finding, Finding::There { .. });
+            seen.retain(|seen| self.record.replicas.contains(&seen.replica) || is_there(seen));
+        }
+        let plan = match plan(&self.record, &self.placement, &seen, size) {
             Ok(plan) if plan.size.is_some() || md5.is_some() => plan,
             Ok(_) => return self.give_up(no_plan(&key, NoPlan::Conflict)).await,
             Err(err) => return self.give_up(no_plan(&key, err)).await,
@@ -206,8 +196,20 @@ impl Move<'_> {
         left.extend(files.into_iter().filter(|placed| needs_sidecars || placed.file != File::Sidecar));
         left.extend(folded_files(&seen, &arrived));
         let replicas = self.store.placer.in_record_order(key.as_bytes(), kept);
-        let record = Record { replicas, ..self.record.clone() };
+        // Reading has told what nothing told before.
+        let read = md5.filter(|_| self.depth == Depth::Contents && self.store.options.md5sum);
+        let record = Record { replicas, md5: self.record.md5.or(read), ..self.record.clone() };
         self.commit(record, left).await
+    }
+
+    /// The places of the record; for a repair those of the placement too.
+    async fn look(&self) -> Vec<Seen> {
+        let mut places = self.record.replicas.clone();
+        if self.depth == Depth::Contents {
+            let others = self.placement.iter().filter(|place| !self.record.replicas.contains(place));
+            places.extend(others.filter(|place| self.store.volumes.health().is_up(place)).cloned());
+        }
+        self.store.look(self.reservation.key(), &self.record, &places, self.depth).await
     }
 
     /// Makes all copies at the same time. Answers where they are, with their sizes, and what the others have left.
@@ -316,7 +318,7 @@ impl Move<'_> {
     /// Whether one of the replicas that stay has the MD5 that it should have. Asked before an old copy goes and no new
     /// one was made, which would have been verified.
     async fn is_any_right(&self, plan: &Plan, kept: &[Replica], md5: Option<Md5>) -> bool {
-        let Some(md5) = md5 else { return true };
+        let Some(md5) = md5.filter(|_| self.depth == Depth::Sizes) else { return true };
         for source in plan.sources.iter().filter(|source| kept.contains(&source.replica)) {
             match self.md5_of(source).await {
                 Ok(found) if found == Some(md5) => return true,
@@ -374,11 +376,6 @@ impl Move<'_> {
     }
 }
 
-/// Whether the Go original may have stored the blob at a path that isn't its own.
-fn may_be_folded(key: &Key, record: &Record) -> bool {
-    record.generation.is_none() && folded_path(key).is_some()
-}
-
 /// Whether all replicas are in their places, in the wrong order.
 fn is_only_order(key: &Key, record: &Record, placement: &[Replica]) -> bool {
     record.replicas.len() == placement.len()
@@ -389,7 +386,7 @@ fn is_only_order(key: &Key, record: &Record, placement: &[Replica]) -> bool {
 /// What is to be copied. `size` is what a sidecar says, in bytes.
 fn plan(record: &Record, placement: &[Replica], seen: &[Seen], size: Option<u64>) -> Result<Plan, NoPlan> {
     let source = |Seen { replica, finding }: &Seen| match finding {
-        Finding::There { file, size } if *size > 0 => {
+        Finding::There { file, size, .. } if *size > 0 => {
             Some(Source { replica: replica.clone(), file: *file, size: *size })
         }
         _ => None,
@@ -410,7 +407,7 @@ fn plan(record: &Record, placement: &[Replica], seen: &[Seen], size: Option<u64>
     let lacks = |place: &&Replica| {
         let finding = seen.iter().find(|seen| seen.replica == **place).map(|seen| &seen.finding);
         match finding {
-            None | Some(Finding::Absent) => true,
+            None | Some(Finding::Absent | Finding::Damaged { .. }) => true,
             Some(Finding::There { file, .. }) => *file != File::Blob(record.generation),
             Some(Finding::Silent(_)) => false,
         }
@@ -490,7 +487,7 @@ mod tests {
         places.iter().map(Replica::as_str).collect::<Vec<_>>().join(" ")
     }
 
-    /// `a=5` has five bytes, `a=f5` has them where the Go original put them, `a=-` has nothing, `a=?` is silent.
+    /// `a=x` is damaged, `a=5` has five bytes, `a=f5` has them where the Go original put them, `a=-` has nothing, `a=?` is silent.
     fn seen(text: &str) -> Vec<Seen> {
         text.split(' ')
             .map(|word| {
@@ -498,10 +495,15 @@ mod tests {
                 let replica: Replica = name.parse().unwrap();
                 let finding = match finding {
                     "-" => Finding::Absent,
+                    "x" => Finding::Damaged { what: String::new() },
                     "?" => Finding::Silent(VolumeError::Foreign { replica: replica.clone() }),
                     size => match size.strip_prefix('f') {
-                        Some(size) => Finding::There { file: File::Folded, size: size.parse().unwrap() },
-                        None => Finding::There { file: File::Blob(None), size: size.parse().unwrap() },
+                        Some(size) => {
+                            Finding::There { file: File::Folded, size: size.parse().unwrap(), md5: None }
+                        }
+                        None => {
+                            Finding::There { file: File::Blob(None), size: size.parse().unwrap(), md5: None }
+                        }
                     },
                 };
                 Seen { replica, finding }
@@ -531,6 +533,7 @@ mod tests {
         check("a b c", "a=5 b=5 c=5", "a b c", "");
         check("d b e", "a=5 b=5 c=5", "a b c", "d e");
         check("a b c", "a=5 b=- c=5", "a c", "b");
+        check("a b c", "a=5 b=x c=5", "a c", "b");
         check("d b c", "a=? b=5 c=5", "b c", "d");
         check("a d b", "a=? b=5", "b", "d");
         check("a b", "a=f5 b=5", "a b", "a");
@@ -564,6 +567,8 @@ mod tests {
         check("a d", "a=? b=5", "d", "a d b");
         check("a d", "a=7 b=5", "d", "a d b");
         check("a d", "a=- b=5", "d", "d b");
+        check("a b c", "a=x b=5 c=5", "", "b c");
+        check("a b c", "a=x b=5 c=5", "a", "a b c");
         check("a b", "a=f5 b=5 c=5", "", "a b");
         check("b c d", "a=5 b=5 c=5 d=5", "", "b c d");
     }

@@ -86,6 +86,15 @@ pub enum Removal {
     Absent,
 }
 
+/// What a HEAD tells of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileStat {
+    /// In bytes.
+    pub size: u64,
+    /// When it was last changed, µs since 1970 and whole seconds, if the volume says so.
+    pub mtime_us: Option<u64>,
+}
+
 /// HTTP client of the volumes. One per worker thread, because awc's client is `!Send`; cheap to clone.
 #[derive(Clone)]
 pub struct VolumeClient {
@@ -125,11 +134,16 @@ impl VolumeClient {
 
     /// The size in bytes of the file at `path`; `None` if there is none.
     pub async fn head(&self, replica: &Replica, path: &str) -> Result<Option<u64>, VolumeError> {
+        Ok(self.stat(replica, path).await?.map(|stat| stat.size))
+    }
+
+    /// What the volume knows of the file at `path`; `None` if there is none.
+    pub async fn stat(&self, replica: &Replica, path: &str) -> Result<Option<FileStat>, VolumeError> {
         let call = Call { method: "HEAD", replica, path };
         let response = self.ask(&self.shared.reads, Method::HEAD, call).await?;
         match response.status().as_u16() {
             200 => match size_of(&response) {
-                Some(size) => Ok(Some(size)),
+                Some(size) => Ok(Some(FileStat { size, mtime_us: mtime_of(&response) })),
                 None => Err(self.noted(call.no_answer("it gave no size"))),
             },
             status if is_absent(status) => Ok(None),

@@ -1,0 +1,345 @@
+//! What lies at the places of a key, and whether it is what was stored: as far as sizes tell, or by reading everything.
+//!
+//! An MD5 decides, where one is known; else what more than half of the replicas have. Where neither tells, nobody is
+//! called wrong.
+
+use super::{Store, StoreError};
+use crate::index::{Ending, Reservation, Verb};
+use crate::model::{File, Key, Md5, Record, Replica, folded_path, path_of};
+use crate::volume::{Content, VolumeError};
+use futures_util::future::join_all;
+
+/// How closely replicas are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Volumes are asked for sizes.
+    Sizes,
+    /// Everything is read.
+    Contents,
+}
+
+/// What is wrong with a key or one of its replicas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// No replica is left that is right.
+    Missing,
+    /// A place that the record names has no file.
+    Absent(Replica),
+    /// A file is not what was stored; why.
+    Damaged(Replica, String),
+    /// A volume did not answer; why.
+    Silent(Replica, String),
+    /// The replicas differ, and nothing tells which is right.
+    Undecided,
+    /// The replicas are not where placement wants them.
+    Misplaced,
+}
+
+/// What was found of one key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inspection {
+    /// What is wrong; empty if nothing is.
+    pub faults: Vec<Fault>,
+    /// Replicas that were looked at.
+    pub replicas: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// The MD5 that all replicas have and that the record doesn't tell.
+    pub new_md5: Option<Md5>,
+}
+
+/// What was found at a place.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) replica: Replica,
+    pub(super) finding: Finding,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Finding {
+    /// A file; its MD5 if it was read.
+    There {
+        file: File,
+        size: u64,
+        md5: Option<Md5>,
+    },
+    /// A file that is known to be wrong.
+    Damaged {
+        what: String,
+    },
+    Absent,
+    Silent(VolumeError),
+}
+
+/// What is known of a content before it was looked at.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Known {
+    pub(super) size: Option<u64>,
+    pub(super) md5: Option<Md5>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Right(Content),
+    /// No file has what should be there.
+    Nothing,
+    Undecided,
+}
+
+impl Store {
+    /// Looks at every replica of `key`, whose record is `record`. Takes no lock: what is found while somebody writes the
+    /// key may not be so any more.
+    pub async fn inspect(&self, key: &Key, record: &Record, depth: Depth) -> Inspection {
+        let mut seen = self.look(key, record, &record.replicas, depth).await;
+        let bytes = match depth {
+            Depth::Sizes => 0,
+            Depth::Contents => seen.iter().map(Seen::size).sum(),
+        };
+        let mut verdict = judge(&mut seen, Known { size: None, md5: record.md5 });
+        if verdict == Verdict::Undecided {
+            let known = self.known_beside(key, record).await;
+            verdict = judge(&mut seen, known);
+        }
+        let mut faults: Vec<Fault> = seen.iter().filter_map(fault).collect();
+        match verdict {
+            Verdict::Right(_) => {}
+            Verdict::Undecided => faults.push(Fault::Undecided),
+            Verdict::Nothing if faults.iter().any(|fault| matches!(fault, Fault::Silent(..))) => {}
+            Verdict::Nothing => faults.push(Fault::Missing),
+        }
+        if !self.is_home(key, record) {
+            faults.push(Fault::Misplaced);
+        }
+        let new_md5 = match verdict {
+            Verdict::Right(content) if record.md5.is_none() && faults.is_empty() => content.md5,
+            _ => None,
+        };
+        Inspection { faults, replicas: record.replicas.len() as u64, bytes, new_md5 }
+    }
+
+    /// As [`Store::inspect`], with the key held, so that what is found is so. Nothing if there is no record any more;
+    /// `Busy` if a client is writing the key.
+    pub async fn inspect_held(&self, key: &Key, depth: Depth) -> Result<Inspection, StoreError> {
+        let reservation = self.index.reserve(key, Verb::Hold).await?;
+        let inspection = match reservation.previous() {
+            Some(record) => self.inspect(key, record, depth).await,
+            None => Inspection::default(),
+        };
+        reservation.release(Ending::default()).await?;
+        Ok(inspection)
+    }
+
+    /// Adds an MD5 to a record that has none; no effect if the record is another by now.
+    pub async fn fill_in_md5(&self, key: &Key, record: &Record, md5: Md5) -> Result<(), StoreError> {
+        if !self.options.md5sum {
+            return Ok(());
+        }
+        let reservation = self.index.reserve(key, Verb::Hold).await?;
+        match reservation.previous() == Some(record) {
+            true => {
+                reservation.commit(Record { md5: Some(md5), ..record.clone() }, Ending::default()).await?
+            }
+            false => reservation.release(Ending::default()).await?,
+        }
+        Ok(())
+    }
+
+    /// Asks places for the blob of `record`, all at the same time.
+    pub(super) async fn look(
+        &self,
+        key: &Key,
+        record: &Record,
+        places: &[Replica],
+        depth: Depth,
+    ) -> Vec<Seen> {
+        join_all(places.iter().map(|replica| async {
+            let finding = self.look_at(key, record, replica, depth).await.unwrap_or_else(Finding::Silent);
+            Seen { replica: replica.clone(), finding }
+        }))
+        .await
+    }
+
+    async fn look_at(
+        &self,
+        key: &Key,
+        record: &Record,
+        replica: &Replica,
+        depth: Depth,
+    ) -> Result<Finding, VolumeError> {
+        let mut files = vec![File::Blob(record.generation)];
+        files.extend(may_be_folded(key, record).then_some(File::Folded));
+        for file in files {
+            let path = path_of(key, file);
+            let content = match depth {
+                Depth::Sizes => {
+                    self.volumes.head(replica, &path).await?.map(|size| Content { size, md5: None })
+                }
+                Depth::Contents => match self.volumes.open(replica, &path).await? {
+                    Some(download) => Some(download.digest().await?),
+                    None => None,
+                },
+            };
+            if let Some(Content { size, md5 }) = content {
+                return Ok(Finding::There { file, size, md5 });
+            }
+        }
+        Ok(Finding::Absent)
+    }
+
+    /// What the newest sidecar that fits the record tells of the content.
+    async fn known_beside(&self, key: &Key, record: &Record) -> Known {
+        let (noted, _) = self.read_sidecars(key, &record.replicas).await;
+        match noted.first().filter(|sidecar| super::sidecars::agrees(sidecar, record)) {
+            Some(newest) => {
+                let md5 = record.md5.or_else(|| Md5::parse(newest.md5.as_ref()?));
+                Known { size: newest.size, md5 }
+            }
+            None => Known { size: None, md5: record.md5 },
+        }
+    }
+
+    /// Has the sidecars of a key say what the record says, newer than every other that there may be.
+    pub async fn rewrite_sidecars(&self, key: &Key) -> Result<(), StoreError> {
+        let reservation = self.index.reserve(key, Verb::Hold).await?;
+        let failures = match reservation.previous().cloned() {
+            Some(record) => self.rewrite_held(&reservation, &record).await,
+            None => Vec::new(),
+        };
+        reservation.release(Ending::default()).await?;
+        match failures.is_empty() {
+            true => Ok(()),
+            false => Err(StoreError::NoSidecar { key: key.clone(), failures }),
+        }
+    }
+
+    async fn rewrite_held(&self, reservation: &Reservation, record: &Record) -> Vec<String> {
+        let key = reservation.key();
+        let (noted, _) = self.read_sidecars(key, &record.replicas).await;
+        let size = self.size_of(reservation, record).await;
+        let sidecar = super::sidecars::describe_keeping(record, &noted, size, reservation.time_us());
+        let writes = record.replicas.iter().map(|replica| self.write_sidecar(reservation, replica, &sidecar));
+        join_all(writes).await.into_iter().filter_map(|done| Some(done.err()?.to_string())).collect()
+    }
+}
+
+/// Whether the Go original may have stored the blob at a path that isn't its own.
+pub(super) fn may_be_folded(key: &Key, record: &Record) -> bool {
+    record.generation.is_none() && folded_path(key).is_some()
+}
+
+impl Seen {
+    fn content(&self) -> Option<Content> {
+        match self.finding {
+            Finding::There { size, md5, .. } => Some(Content { size, md5 }),
+            Finding::Damaged { .. } | Finding::Absent | Finding::Silent(_) => None,
+        }
+    }
+
+    fn size(&self) -> u64 {
+        self.content().map_or(0, |content| content.size)
+    }
+}
+
+/// Finds out which content is right, and marks the files that are wrong. A blob is never empty.
+pub(super) fn judge(seen: &mut [Seen], known: Known) -> Verdict {
+    let fits = |content: &Content| {
+        let other_md5 = content.md5.is_some() && known.md5.is_some() && content.md5 != known.md5;
+        content.size > 0 && known.size.is_none_or(|size| size == content.size) && !other_md5
+    };
+    let fitting: Vec<Content> = seen.iter().filter_map(Seen::content).filter(fits).collect();
+    let is_proven = |content: &&Content| known.md5.is_some() && content.md5 == known.md5;
+    let count = |content: &Content| fitting.iter().filter(|other| *other == content).count();
+    let is_most = |content: &&Content| 2 * count(content) > fitting.len();
+    let right = fitting.iter().find(is_proven).or_else(|| fitting.iter().find(is_most)).copied();
+    for seen in seen.iter_mut() {
+        let Some(content) = seen.content() else { continue };
+        let is_wrong = right.map_or_else(|| !fits(&content), |right| right != content);
+        if is_wrong {
+            seen.finding = Finding::Damaged { what: difference(&content, right, known) };
+        }
+    }
+    match right {
+        Some(content) => Verdict::Right(content),
+        None if fitting.is_empty() => Verdict::Nothing,
+        None => Verdict::Undecided,
+    }
+}
+
+fn difference(found: &Content, right: Option<Content>, known: Known) -> String {
+    let size = right.map(|content| content.size).or(known.size);
+    match (size, found.md5, right.and_then(|content| content.md5).or(known.md5)) {
+        (Some(size), _, _) if size != found.size => format!("it has {} bytes instead of {size}", found.size),
+        (_, Some(found), Some(md5)) if found != md5 => format!("its MD5 is {found} instead of {md5}"),
+        _ => format!("it has {} bytes", found.size),
+    }
+}
+
+fn fault(seen: &Seen) -> Option<Fault> {
+    let place = seen.replica.clone();
+    match &seen.finding {
+        Finding::There { .. } => None,
+        Finding::Damaged { what } => Some(Fault::Damaged(place, what.clone())),
+        Finding::Absent => Some(Fault::Absent(place)),
+        Finding::Silent(err) => Some(Fault::Silent(place, err.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `5x` is a file of five bytes whose MD5 is all x, `5` one that wasn't read, `-` none.
+    fn seen(text: &str) -> Vec<Seen> {
+        let finding = |word: &str| match word {
+            "-" => Finding::Absent,
+            word => {
+                let size = word.trim_end_matches(|letter: char| letter.is_alphabetic());
+                let md5 = word[size.len()..].bytes().next().map(|letter| Md5([letter; 16]));
+                Finding::There { file: File::Blob(None), size: size.parse().unwrap(), md5 }
+            }
+        };
+        let seen = |word| Seen { replica: "a:1".parse().unwrap(), finding: finding(word) };
+        text.split(' ').map(seen).collect()
+    }
+
+    /// Which are damaged, as `.x.`, and the verdict.
+    fn judged(text: &str, known: Known) -> (String, Verdict) {
+        let mut seen = seen(text);
+        let verdict = judge(&mut seen, known);
+        let mark = |seen: &Seen| if matches!(seen.finding, Finding::Damaged { .. }) { 'x' } else { '.' };
+        (seen.iter().map(mark).collect(), verdict)
+    }
+
+    fn right(size: u64, letter: Option<u8>) -> Verdict {
+        Verdict::Right(Content { size, md5: letter.map(|letter| Md5([letter; 16])) })
+    }
+
+    #[test]
+    fn a_known_md5_decides_whatever_the_others_have() {
+        let known = Known { size: None, md5: Some(Md5([b'g'; 16])) };
+        let check =
+            |text, marks: &str, verdict| assert_eq!(judged(text, known), (marks.into(), verdict), "{text}");
+        check("5g 5g 5g", "...", right(5, Some(b'g')));
+        check("5b 5b 5g", "xx.", right(5, Some(b'g')));
+        check("5b - 5b", "x.x", Verdict::Nothing);
+        check("0b 5g -", "x..", right(5, Some(b'g')));
+        // Nothing was read, so the sizes have to tell.
+        check("5 5 6", "..x", right(5, None));
+        check("5 6 -", "...", Verdict::Undecided);
+    }
+
+    #[test]
+    fn without_one_more_than_half_decide_or_nobody() {
+        let check = |text, marks: &str, verdict| {
+            assert_eq!(judged(text, Known::default()), (marks.into(), verdict), "{text}");
+        };
+        check("5a 5a 5b", "..x", right(5, Some(b'a')));
+        check("5a 5b 5c", "...", Verdict::Undecided);
+        check("5a 5b -", "...", Verdict::Undecided);
+        check("5a - -", "...", right(5, Some(b'a')));
+        check("0a 0a 5b", "xx.", right(5, Some(b'b')));
+        check("- - -", "...", Verdict::Nothing);
+        let known = Known { size: Some(6), md5: None };
+        assert_eq!(judged("5a 5a 6b", known), ("xx.".into(), right(6, Some(b'b'))));
+    }
+}
