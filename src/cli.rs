@@ -144,6 +144,10 @@ pub enum Command {
     Rebuild(RebuildArguments),
     /// Move replicas to where they belong after volumes were added, removed or replaced (with the server stopped)
     Rebalance(RebalanceArguments),
+    /// Look for replicas that are missing or damaged, and for files that the index doesn't know (with the server stopped)
+    Scrub(ScrubArguments),
+    /// Look as scrub does, and restore what is missing or damaged from good copies (with the server stopped)
+    Repair(RepairArguments),
     /// Read the whole index and check every entry (with the server stopped)
     VerifyIndex(JobArguments),
 }
@@ -170,6 +174,42 @@ pub struct RebalanceArguments {
     /// Copy no faster than this: 100 (blobs per second), 50MB (per second), or both as 100,50MB
     #[structopt(long, value_name = "RATE")]
     pub rate: Option<Rate>,
+}
+
+/// How to scrub.
+#[derive(Debug, Clone, PartialEq, StructOpt)]
+pub struct ScrubArguments {
+    /// For all jobs.
+    #[structopt(flatten)]
+    pub job: JobArguments,
+
+    /// Only ask for sizes, read nothing
+    #[structopt(long)]
+    pub quick: bool,
+
+    /// Print what is found to stdout as JSON, one object a line
+    #[structopt(long)]
+    pub json: bool,
+
+    /// Read no faster than this: 100 (keys per second), 50MB (per second), or both as 100,50MB
+    #[structopt(long, value_name = "RATE")]
+    pub rate: Option<Rate>,
+}
+
+/// How to repair.
+#[derive(Debug, Clone, PartialEq, StructOpt)]
+pub struct RepairArguments {
+    /// As a scrub.
+    #[structopt(flatten)]
+    pub scrub: ScrubArguments,
+
+    /// Remove files that no record names, if they are older than a day and not suspiciously many
+    #[structopt(long)]
+    pub delete_orphans: bool,
+
+    /// Remove them even if they are more than 5 % of all files, or older than the index
+    #[structopt(long, requires = "delete-orphans")]
+    pub force: bool,
 }
 
 /// How to rebuild.

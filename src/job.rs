@@ -1,14 +1,18 @@
 //! Runs a job from the command line, with the server stopped, and shows how far it is: a bar on a terminal, a line every
 //! few seconds elsewhere. What is left to be done in the end is listed, and the exit code tells.
 
-use crate::cli::{Arguments, JobArguments, RebalanceArguments, RebuildArguments};
+use crate::cli::{
+    Arguments, JobArguments, RebalanceArguments, RebuildArguments, RepairArguments, ScrubArguments,
+};
 use crate::config::{Config, ConfigError};
 use crate::index::table::TableError;
-use crate::maintenance::rebalance::{self, RebalanceError, RebalanceRequest, Rebalanced};
+use crate::maintenance::rebalance::{self, Rebalanced};
 use crate::maintenance::rebuild::{self, RebuildError, RebuildRequest};
+use crate::maintenance::scrub::{self, Origin, RepairRequest, ScrubRequest};
 use crate::maintenance::verify;
-use crate::maintenance::{Pace, Progress, Status};
+use crate::maintenance::{Control, Finding, MaintenanceError, OfflineRequest, Pace, Progress, Rate, Status};
 use crate::model::Volume;
+use crate::store::Depth;
 use crate::volume::Timeouts;
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
@@ -31,9 +35,9 @@ pub enum JobError {
     /// The index was not rebuilt.
     #[error("rebuild: {0}")]
     Rebuild(#[from] RebuildError),
-    /// The rebalance could not go on.
-    #[error("rebalance: {0}")]
-    Rebalance(#[from] RebalanceError),
+    /// The job could not go on.
+    #[error("{0}: {1}")]
+    Cluster(&'static str, #[source] MaintenanceError),
     /// The index can't be read.
     #[error("verify-index: {0}")]
     Verify(#[from] TableError),
@@ -76,24 +80,70 @@ pub fn rebuild(arguments: &Arguments, flags: &RebuildArguments) -> Result<(), Jo
 
 /// Runs `mkv rebalance`.
 pub fn rebalance(arguments: &Arguments, flags: &RebalanceArguments) -> Result<(), JobError> {
-    let config = Config::new(arguments)?;
-    let request = RebalanceRequest {
-        dry_run: flags.dry_run,
+    let request = offline(Config::new(arguments)?);
+    let control = control(flags.rate, false);
+    if flags.dry_run {
+        let preview = || rebalance::preview(&request, &control);
+        let rebalanced = shown("rebalance", &control.progress, flags.job.quiet, preview);
+        print_transfers(&rebalanced.map_err(|err| JobError::Cluster("rebalance", err))?);
+        return end(&control.progress);
+    }
+    run("rebalance", &control, &flags.job, || rebalance::run(&request, &control))
+}
+
+/// Runs `mkv scrub`.
+pub fn scrub(arguments: &Arguments, flags: &ScrubArguments) -> Result<(), JobError> {
+    let request = offline(Config::new(arguments)?);
+    let control = control(flags.rate, flags.json);
+    let depth = if flags.quick { Depth::Sizes } else { Depth::Contents };
+    let scrub = ScrubRequest { depth, repair: None, origin: Origin::Asked };
+    run("scrub", &control, &flags.job, || scrub::run_offline(&request, scrub, &control))
+}
+
+/// Runs `mkv repair`.
+pub fn repair(arguments: &Arguments, flags: &RepairArguments) -> Result<(), JobError> {
+    let request = offline(Config::new(arguments)?);
+    let control = control(flags.scrub.rate, flags.scrub.json);
+    let depth = if flags.scrub.quick { Depth::Sizes } else { Depth::Contents };
+    // Nobody is reading, so what was moved can go at once.
+    let keep_old = Duration::ZERO;
+    let repair = RepairRequest { delete_orphans: flags.delete_orphans, force: flags.force, keep_old };
+    let scrub = ScrubRequest { depth, repair: Some(repair), origin: Origin::Asked };
+    run("repair", &control, &flags.scrub.job, || scrub::run_offline(&request, scrub, &control))
+}
+
+fn offline(config: Config) -> OfflineRequest {
+    OfflineRequest {
         db: config.db,
         placer: config.placer,
         store: config.store,
         timeouts: Timeouts::for_jobs(config.voltimeout),
         userpass: config.userpass,
         adopt: config.adopt,
-    };
-    let progress = Progress::default();
-    let (pace, stop) = (Pace::new(flags.rate.unwrap_or_default()), AtomicBool::new(false));
-    let work = || rebalance::run(&request, &progress, &pace, &stop);
-    let rebalanced = shown("rebalance", &progress, flags.job.quiet, work)?;
-    if flags.dry_run {
-        print_transfers(&rebalanced);
     }
-    end(&progress)
+}
+
+/// With `json`, findings go to stdout, one object a line.
+fn control(rate: Option<Rate>, json: bool) -> Control {
+    let print = |finding: &Finding| println!("{}", serde_json::to_string(finding).expect("it is strings"));
+    let progress = if json { Progress::told_to(print) } else { Progress::default() };
+    Control {
+        progress: progress.into(),
+        pace: Pace::new(rate.unwrap_or_default()).into(),
+        ..Control::default()
+    }
+}
+
+/// Shows a job while it runs, and makes what it left the error that it is.
+fn run(
+    name: &'static str,
+    control: &Control,
+    flags: &JobArguments,
+    job: impl FnOnce() -> Result<(), MaintenanceError>,
+) -> Result<(), JobError> {
+    let done = shown(name, &control.progress, flags.quiet, job);
+    done.map_err(|err| JobError::Cluster(name, err))?;
+    end(&control.progress)
 }
 
 /// Runs `mkv verify-index`.
@@ -166,6 +216,9 @@ fn line(status: &Status) -> String {
     }
     if status.bytes > 0 {
         text += &format!(", {}", HumanBytes(status.bytes));
+    }
+    if status.mended > 0 {
+        text += &format!(", {} mended", status.mended);
     }
     if status.problems > 0 {
         text += &format!(", {} problems", status.problems);

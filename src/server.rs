@@ -5,9 +5,9 @@ use crate::cli::Sync;
 use crate::config::Config;
 use crate::index::table::TableError;
 use crate::index::{self, IndexError, IndexSender, IndexServer, leveldb};
-use crate::model::{Placer, Volume};
-use crate::store::{Access, Store, StoreOptions, note_tombstones, settle_forever};
-use crate::volume::{self, ClusterId, Health, ProbeOutcome, Timeouts, VolumeClient};
+use crate::model::Volume;
+use crate::store::{Access, StoreParts, note_tombstones, settle_forever};
+use crate::volume::{self, ClusterId, Health, ProbeOutcome, Timeouts};
 use actix_rt::signal::unix::{Signal, SignalKind, signal};
 use actix_web::{App, HttpServer};
 use futures_util::future::{Either, select};
@@ -69,38 +69,22 @@ pub enum ServerError {
 /// What every thread makes its own handles from.
 #[derive(Clone)]
 struct Parts {
-    index: IndexSender,
-    health: Arc<Health>,
-    timeouts: Timeouts,
-    placer: Arc<Placer>,
-    store: Arc<StoreOptions>,
+    store: StoreParts,
     api: Arc<ApiOptions>,
-    userpass: Option<String>,
     last_accepted: Arc<LastAccepted>,
 }
 
 impl Parts {
     fn new(config: &Config, index: IndexSender) -> Parts {
-        Parts {
+        let store = StoreParts {
             index,
             health: Arc::new(Health::new(config.placer.volumes())),
             timeouts: Timeouts::from_voltimeout(config.voltimeout),
             placer: Arc::new(config.placer.clone()),
-            store: Arc::new(config.store.clone()),
-            api: Arc::new(config.api.clone()),
+            options: Arc::new(config.store.clone()),
             userpass: config.userpass.clone(),
-            last_accepted: Arc::default(),
-        }
-    }
-
-    /// The volumes as the server itself speaks to them.
-    fn volumes(&self) -> VolumeClient {
-        let client = VolumeClient::new(self.timeouts, Arc::clone(&self.health));
-        client.with_credentials(self.userpass.as_deref().map(Rc::from))
-    }
-
-    fn store(&self) -> Store {
-        Store::new(self.index.handle(), self.volumes(), Arc::clone(&self.placer), Arc::clone(&self.store))
+        };
+        Parts { store, api: Arc::new(config.api.clone()), last_accepted: Arc::default() }
     }
 }
 
@@ -128,6 +112,7 @@ fn open_index(config: &Config) -> Result<IndexServer, TableError> {
 async fn serve(config: Config, mut index: IndexServer) -> Result<(), ServerError> {
     let parts = Parts::new(&config, index.sender());
     let cluster: ClusterId = parts
+        .store
         .index
         .handle()
         .cluster_id()
@@ -151,7 +136,7 @@ async fn serve(config: Config, mut index: IndexServer) -> Result<(), ServerError
 
 /// Looks at every volume once, so that the first requests know which are up.
 async fn check_volumes(parts: &Parts, cluster: &ClusterId, adopt: bool) -> Result<(), ServerError> {
-    for (volume, outcome) in volume::probe_all_once(&parts.volumes(), cluster, adopt).await {
+    for (volume, outcome) in volume::probe_all_once(&parts.store.volumes(), cluster, adopt).await {
         if let ProbeOutcome::Foreign { found: theirs } = outcome {
             return Err(ServerError::Foreign { volume, theirs, ours: cluster.to_string() });
         }
@@ -162,7 +147,7 @@ async fn check_volumes(parts: &Parts, cluster: &ClusterId, adopt: bool) -> Resul
 fn listen(config: &Config, parts: &Parts) -> Result<actix_web::dev::Server, ServerError> {
     let parts = parts.clone();
     let app = move || {
-        let api = Api::new(parts.store(), Arc::clone(&parts.api), Arc::clone(&parts.last_accepted));
+        let api = Api::new(parts.store.store(), Arc::clone(&parts.api), Arc::clone(&parts.last_accepted));
         App::new().configure(|routes| api::configure(routes, Rc::new(api)))
     };
     let server = HttpServer::new(app)
@@ -190,16 +175,16 @@ fn work_in_background(parts: &Parts, cluster: ClusterId, adopt: bool) {
     let arbiter = actix_rt::Arbiter::new();
     let parts = parts.clone();
     arbiter.spawn_fn(move || {
-        actix_rt::spawn(volume::watch(parts.volumes(), cluster, adopt));
-        let own = parts.userpass.is_some() || !parts.api.basicauth;
+        actix_rt::spawn(volume::watch(parts.store.volumes(), cluster, adopt));
+        let own = parts.store.userpass.is_some() || !parts.api.basicauth;
         let accepted = Arc::clone(&parts.last_accepted);
         let access = move || match accepted.get() {
             _ if own => Access::Own,
             Some(userpass) => Access::Client(userpass),
             None => Access::Nobody,
         };
-        actix_rt::spawn(note_tombstones(parts.store(), access.clone()));
-        actix_rt::spawn(settle_forever(parts.store(), access));
+        actix_rt::spawn(note_tombstones(parts.store.store(), access.clone()));
+        actix_rt::spawn(settle_forever(parts.store.store(), access));
     });
 }
 

@@ -13,7 +13,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("api", &["maintenance", "store", "index", "volume", "model"]),
     ("cli", &["maintenance", "store"]),
     ("config", &["cli", "api", "store", "model"]),
-    ("job", &["cli", "config", "maintenance", "index", "volume", "model"]),
+    ("job", &["cli", "config", "maintenance", "store", "index", "volume", "model"]),
     ("server", &["cli", "config", "api", "store", "index", "volume", "model"]),
     ("up", &["cli", "config", "server"]),
 ];

@@ -2,11 +2,16 @@
 //! nothing: what it decides stands in a pure part, what it does in a small one, and it says how far it is in a
 //! [`Progress`] that whoever shows it reads.
 
+mod offline;
 mod pace;
+mod pages;
 pub mod rebalance;
 pub mod rebuild;
+pub mod scrub;
+pub mod state;
 mod status;
 pub mod verify;
 
+pub use offline::{MaintenanceError, OfflineRequest};
 pub use pace::{Pace, Rate};
-pub use status::{Finding, Progress, Status};
+pub use status::{Control, Finding, Kind, Progress, Status};

@@ -28,6 +28,12 @@ struct Debt {
     at: Instant,
 }
 
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace::new(Rate::default())
+    }
+}
+
 impl Pace {
     /// A pace of `rate`.
     pub fn new(rate: Rate) -> Pace {

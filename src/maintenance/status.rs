@@ -1,25 +1,59 @@
 //! How far a job is and what it found: written by the job's threads, read by whoever shows it.
 
+use super::Pace;
 use crate::model::{Key, Replica};
 use log::{info, warn};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// Findings that are kept; all are counted and logged.
 const MAX_FINDINGS: usize = 1000;
 
-/// Something that is not as it should be and that the job could not make so.
+/// What sort of thing is not as it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A key of which no right replica is left.
+    Missing,
+    /// A replica that isn't there.
+    UnderReplicated,
+    /// A replica that isn't what was stored.
+    Corrupt,
+    /// Replicas that differ, and nothing tells which is right.
+    Undecided,
+    /// Replicas that are right and not in their place.
+    Misplaced,
+    /// A blob file that no record names.
+    Orphan,
+    /// A file of a version that was overwritten.
+    Leftover,
+    /// A sidecar where there is no replica.
+    StraySidecar,
+    /// Sidecars from which a rebuild would make another record.
+    WrongSidecar,
+    /// A volume, or something on it, that could not be read.
+    Unreachable,
+    /// Anything else; the words say it.
+    Other,
+}
+
+/// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
+    /// What sort of thing it is.
+    pub kind: Kind,
     /// The key, percent-encoded, if it is about one.
     pub key: Option<String>,
     /// The volume, if it is about one.
     pub volume: Option<String>,
     /// What it is, in words.
     pub what: String,
+    /// Whether the job has made it what it should be.
+    pub mended: bool,
 }
 
 /// A job at one moment.
@@ -35,9 +69,13 @@ pub struct Status {
     pub keys: u64,
     /// Bytes of blobs that were read or moved.
     pub bytes: u64,
-    /// How many findings there are.
+    /// How many findings are left as they were found.
     pub problems: u64,
-    /// The first thousand of them.
+    /// How many findings the job has mended.
+    pub mended: u64,
+    /// All findings, mended or not, by their kind.
+    pub kinds: BTreeMap<Kind, u64>,
+    /// The first thousand of those that are left.
     pub findings: Vec<Finding>,
     /// Seconds since it began.
     pub seconds: f64,
@@ -53,12 +91,17 @@ pub struct Progress {
     keys: AtomicU64,
     bytes: AtomicU64,
     problems: AtomicU64,
+    mended: AtomicU64,
     told: Mutex<Told>,
+    listener: Option<Listener>,
 }
+
+type Listener = Box<dyn Fn(&Finding) + Send + Sync>;
 
 #[derive(Default)]
 struct Told {
     phase: String,
+    kinds: BTreeMap<Kind, u64>,
     findings: Vec<Finding>,
 }
 
@@ -71,12 +114,19 @@ impl Default for Progress {
             keys: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             problems: AtomicU64::new(0),
+            mended: AtomicU64::new(0),
             told: Mutex::default(),
+            listener: None,
         }
     }
 }
 
 impl Progress {
+    /// A progress that tells `listener` every finding, instead of the log.
+    pub fn told_to(listener: impl Fn(&Finding) + Send + Sync + 'static) -> Progress {
+        Progress { listener: Some(Box::new(listener)), ..Progress::default() }
+    }
+
     /// Begins a phase of `total` steps; 0 where that isn't known.
     pub fn begin(&self, phase: &str, total: u64) {
         self.told().phase = phase.to_owned();
@@ -101,16 +151,25 @@ impl Progress {
 
     /// Something is wrong and stays so: the job does not end with success.
     pub fn problem(&self, key: Option<&Key>, place: Option<&Replica>, what: impl fmt::Display) {
-        let finding = Finding {
-            key: key.map(Key::to_string),
-            volume: place.map(Replica::to_string),
-            what: what.to_string(),
-        };
-        warn!("{finding}");
+        self.report(Finding::new(Kind::Other, key, place, what));
+    }
+
+    /// Tells a finding, mended or not.
+    pub fn report(&self, finding: Finding) {
+        match (&self.listener, finding.mended) {
+            (Some(listener), _) => listener(&finding),
+            (None, true) => info!("{finding}"),
+            (None, false) => warn!("{finding}"),
+        }
+        let mut told = self.told();
+        *told.kinds.entry(finding.kind).or_default() += 1;
+        if finding.mended {
+            self.mended.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         self.problems.fetch_add(1, Ordering::Relaxed);
-        let findings = &mut self.told().findings;
-        if findings.len() < MAX_FINDINGS {
-            findings.push(finding);
+        if told.findings.len() < MAX_FINDINGS {
+            told.findings.push(finding);
         }
     }
 
@@ -138,6 +197,8 @@ impl Progress {
             keys: load(&self.keys),
             bytes: load(&self.bytes),
             problems: load(&self.problems),
+            mended: load(&self.mended),
+            kinds: told.kinds.clone(),
             findings: told.findings.clone(),
             seconds,
             eta_seconds: (done > 0 && total > 0).then(|| seconds / done as f64 * left),
@@ -149,12 +210,39 @@ impl Progress {
     }
 }
 
+/// What a running job shares with those who watch and steer it.
+#[derive(Clone, Default)]
+pub struct Control {
+    /// How far it is.
+    pub progress: Arc<Progress>,
+    /// How fast it goes.
+    pub pace: Arc<Pace>,
+    /// Set to end it: what has begun is brought to its end.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl Control {
+    /// Whether it is to end.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl Finding {
+    /// A finding that is left as it is.
+    pub fn new(kind: Kind, key: Option<&Key>, place: Option<&Replica>, what: impl fmt::Display) -> Finding {
+        let (key, volume) = (key.map(Key::to_string), place.map(Replica::to_string));
+        Finding { kind, key, volume, what: what.to_string(), mended: false }
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for part in [&self.key, &self.volume].into_iter().flatten() {
             write!(f, "{part}: ")?;
         }
-        f.write_str(&self.what)
+        f.write_str(&self.what)?;
+        if self.mended { f.write_str("; mended") } else { Ok(()) }
     }
 }
 

@@ -15,4 +15,4 @@ pub use path::{CLUSTER_PATH, File, decode_path, folded_path, path_of, unfolded_k
 pub use placement::Placer;
 pub use record::{Generation, Md5, Record, RecordError, State};
 pub use sidecar::{Sidecar, SidecarState};
-pub use volume::{Replica, Volume, VolumeError};
+pub use volume::{Replica, Volume, VolumeError, VolumeMode};

@@ -1,20 +1,51 @@
 //! Which volumes a key belongs on: rendezvous hashing, as the Go original computes it.
 
-use super::{Replica, Volume};
+use super::{Replica, Volume, VolumeMode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Places keys on a set of volumes.
+/// Places keys on a set of volumes. All clones see a volume's mode as soon as it is set.
 #[derive(Debug, Clone)]
 pub struct Placer {
     volumes: Vec<Volume>,
     replicas: usize,
     subvolumes: u32,
+    /// One [`VolumeMode`] for each volume.
+    modes: Arc<[AtomicU8]>,
 }
 
 impl Placer {
     /// `replicas` copies of each blob (1 to the number of volumes), over `subvolumes` (1 to 256) folders of each
     /// volume. The command line has checked the ranges.
     pub fn new(volumes: Vec<Volume>, replicas: usize, subvolumes: u32) -> Placer {
-        Placer { volumes, replicas, subvolumes }
+        let modes = volumes.iter().map(|_| AtomicU8::new(VolumeMode::Alive as u8)).collect();
+        Placer { volumes, replicas, subvolumes, modes }
+    }
+
+    /// What the operator wants of the volume of a place; one that is none of ours is as it is.
+    pub fn mode(&self, place: &Replica) -> VolumeMode {
+        let all_alive = self.modes.iter().all(|mode| mode.load(Ordering::Relaxed) == VolumeMode::Alive as u8);
+        if all_alive {
+            return VolumeMode::Alive;
+        }
+        self.mode_of(&place.volume())
+    }
+
+    /// What the operator wants of a volume.
+    pub fn mode_of(&self, volume: &Volume) -> VolumeMode {
+        let index = self.volumes.iter().position(|other| other == volume);
+        index.map_or(VolumeMode::Alive, |index| match self.modes[index].load(Ordering::Relaxed) {
+            1 => VolumeMode::Readonly,
+            2 => VolumeMode::Drain,
+            3 => VolumeMode::Down,
+            _ => VolumeMode::Alive,
+        })
+    }
+
+    /// Sets what the operator wants of a volume; whether it is one of ours.
+    pub fn set_mode(&self, volume: &Volume, mode: VolumeMode) -> bool {
+        let index = self.volumes.iter().position(|other| other == volume);
+        index.map(|index| self.modes[index].store(mode as u8, Ordering::Relaxed)).is_some()
     }
 
     /// The volumes as given.
@@ -36,9 +67,11 @@ impl Placer {
         scored.iter().map(|(score, volume)| self.replica(score, volume)).collect()
     }
 
-    /// Where a balanced blob lives, in order.
+    /// Where a balanced blob lives, in order; fewer places than [`Placer::replicas`] when too many volumes are to keep
+    /// none.
     pub fn placement(&self, key: &[u8]) -> Vec<Replica> {
         let mut places = self.ranked(key);
+        places.retain(|place| self.mode(place).keeps_blobs());
         places.truncate(self.replicas);
         places
     }
@@ -93,6 +126,25 @@ mod tests {
             let places: Vec<String> = placer.placement(&key).iter().map(Replica::to_string).collect();
             assert_eq!(places, row.placement, "{}", row.key_base64);
         }
+    }
+
+    #[test]
+    fn a_volume_that_is_drained_takes_no_part_in_placement() {
+        let volumes: Vec<Volume> = ["a:1", "b:1", "c:1"].map(|name| name.parse().unwrap()).to_vec();
+        let placer = Placer::new(volumes.clone(), 2, 4);
+        let ranked = placer.ranked(b"/k");
+        let mode = |number: usize, mode| assert!(placer.clone().set_mode(&ranked[number].volume(), mode));
+        mode(0, VolumeMode::Drain);
+        assert_eq!(placer.placement(b"/k"), ranked[1..]);
+        mode(1, VolumeMode::Readonly);
+        assert_eq!(placer.placement(b"/k"), ranked[1..]);
+        mode(1, VolumeMode::Down);
+        assert_eq!(
+            (placer.placement(b"/k"), placer.mode(&ranked[1])),
+            (ranked[2..].to_vec(), VolumeMode::Down)
+        );
+        assert!(!placer.set_mode(&"d:1".parse().unwrap(), VolumeMode::Down));
+        assert_eq!(placer.ranked(b"/k"), ranked);
     }
 
     #[test]

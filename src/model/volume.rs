@@ -1,5 +1,6 @@
 //! Volumes and the places on them: strings that are hashed as typed and are therefore never rewritten.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -12,6 +13,22 @@ pub struct Volume(Arc<str>);
 /// Where a replica lives: a volume, with `/svXX` behind it where there are subvolumes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Replica(Arc<str>);
+
+/// What the operator wants of a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum VolumeMode {
+    /// Everything.
+    #[default]
+    Alive = 0,
+    /// Its blobs stay and are read; nothing on it is written or removed.
+    Readonly = 1,
+    /// It takes no new blobs, and a rebalance empties it.
+    Drain = 2,
+    /// It is passed over as if it were dead, and its blobs belong elsewhere.
+    Down = 3,
+}
 
 /// Why a string names no volume.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -34,6 +51,40 @@ impl FromStr for Replica {
 
     fn from_str(text: &str) -> Result<Replica, VolumeError> {
         checked(text).map(|text| Replica(text.into()))
+    }
+}
+
+impl VolumeMode {
+    const ALL: [(VolumeMode, &'static str); 4] = [
+        (VolumeMode::Alive, "alive"),
+        (VolumeMode::Readonly, "readonly"),
+        (VolumeMode::Drain, "drain"),
+        (VolumeMode::Down, "down"),
+    ];
+
+    /// Whether blobs belong on such a volume.
+    pub fn keeps_blobs(self) -> bool {
+        matches!(self, VolumeMode::Alive | VolumeMode::Readonly)
+    }
+
+    /// Whether files on it may be written and removed.
+    pub fn takes_changes(self) -> bool {
+        matches!(self, VolumeMode::Alive | VolumeMode::Drain)
+    }
+}
+
+impl FromStr for VolumeMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<VolumeMode, String> {
+        let found = VolumeMode::ALL.into_iter().find(|(_, name)| *name == text);
+        found.map(|(mode, _)| mode).ok_or_else(|| format!("{text:?} is not alive, readonly, drain or down"))
+    }
+}
+
+impl fmt::Display for VolumeMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(VolumeMode::ALL[*self as usize].1)
     }
 }
 

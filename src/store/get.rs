@@ -77,10 +77,9 @@ impl Store {
         let mut candidates = self.candidates(key, record);
         let turn = self.turn(candidates.len());
         candidates.rotate_left(turn);
-        let health = self.volumes.health();
-        candidates.sort_by_key(|candidate| !health.is_up(&candidate.replica));
+        candidates.sort_by_key(|candidate| !self.is_readable(&candidate.replica));
         // Where the Go original may have stored it elsewhere, only the volume knows.
-        let is_known = candidates[0].paths.len() == 1 && health.is_up(&candidates[0].replica);
+        let is_known = candidates[0].paths.len() == 1 && self.is_readable(&candidates[0].replica);
         if self.options.check == Check::Health && is_known {
             let first = candidates.swap_remove(0);
             return Ok(first.paths.into_iter().next().map(|path| (first.replica, path)));

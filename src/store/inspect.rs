@@ -5,7 +5,7 @@
 
 use super::{Store, StoreError};
 use crate::index::{Ending, Reservation, Verb};
-use crate::model::{File, Key, Md5, Record, Replica, folded_path, path_of};
+use crate::model::{File, Key, Md5, PlacedFile, Record, Replica, VolumeMode, folded_path, path_of};
 use crate::volume::{Content, VolumeError};
 use futures_util::future::join_all;
 
@@ -31,6 +31,8 @@ pub enum Fault {
     Silent(Replica, String),
     /// The replicas differ, and nothing tells which is right.
     Undecided,
+    /// The record names fewer replicas than there should be.
+    TooFew,
     /// The replicas are not where placement wants them.
     Misplaced,
 }
@@ -107,7 +109,9 @@ impl Store {
             Verdict::Nothing if faults.iter().any(|fault| matches!(fault, Fault::Silent(..))) => {}
             Verdict::Nothing => faults.push(Fault::Missing),
         }
-        if !self.is_home(key, record) {
+        if record.replicas.len() < self.placer.placement(key.as_bytes()).len() {
+            faults.push(Fault::TooFew);
+        } else if !self.is_home(key, record) {
             faults.push(Fault::Misplaced);
         }
         let new_md5 = match verdict {
@@ -166,6 +170,9 @@ impl Store {
         replica: &Replica,
         depth: Depth,
     ) -> Result<Finding, VolumeError> {
+        if self.placer.mode(replica) == VolumeMode::Down {
+            return Ok(Finding::Absent);
+        }
         let mut files = vec![File::Blob(record.generation)];
         files.extend(may_be_folded(key, record).then_some(File::Folded));
         for file in files {
@@ -196,6 +203,37 @@ impl Store {
             }
             None => Known { size: None, md5: record.md5 },
         }
+    }
+
+    /// Takes a file that the record doesn't name for a replica, if no replica is left that is right and this one is.
+    /// Whether it was.
+    pub async fn adopt(&self, key: &Key, replica: &Replica) -> Result<bool, StoreError> {
+        let reservation = self.index.reserve(key, Verb::Hold).await?;
+        let Some(record) = reservation.previous().cloned() else {
+            reservation.release(Ending::default()).await?;
+            return Ok(false);
+        };
+        let is_lost = self.inspect(key, &record, Depth::Contents).await.faults.contains(&Fault::Missing);
+        let known = self.known_beside(key, &record).await;
+        let mut seen = self.look(key, &record, std::slice::from_ref(replica), Depth::Contents).await;
+        let is_right = matches!(judge(&mut seen, known), Verdict::Right(_));
+        if !is_lost || !is_right {
+            reservation.release(Ending::default()).await?;
+            return Ok(false);
+        }
+        let replicas = [record.replicas.as_slice(), std::slice::from_ref(replica)].concat();
+        let replicas = self.placer.in_record_order(key.as_bytes(), replicas);
+        reservation.commit(Record { replicas, ..record }, Ending::default()).await?;
+        Ok(true)
+    }
+
+    /// Removes files of a held key that its record doesn't name; how many are left because their volumes don't answer.
+    /// They are removed later.
+    pub async fn clear(&self, reservation: Reservation, files: Vec<PlacedFile>) -> Result<usize, StoreError> {
+        let left = self.settle_files(&reservation, files).await;
+        let count = left.len();
+        reservation.release(Ending { left, not_before_us: self.after_grace_us() }).await?;
+        Ok(count)
     }
 
     /// Has the sidecars of a key say what the record says, newer than every other that there may be.

@@ -28,9 +28,9 @@ pub use put::{PutRequest, Stored};
 pub use rebalance::{Left, Moved, Preview};
 pub use settle::run as settle_forever;
 
-use crate::index::{Index, now_us};
-use crate::model::{Key, Placer, Replica};
-use crate::volume::VolumeClient;
+use crate::index::{Index, IndexSender, now_us};
+use crate::model::{Key, Placer, Replica, VolumeMode};
+use crate::volume::{Health, Timeouts, VolumeClient};
 use log::warn;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -68,6 +68,37 @@ pub struct Store {
     userpass: Option<Rc<str>>,
     /// Counts the GETs of this thread, so that replicas take turns.
     turns: Rc<Cell<usize>>,
+}
+
+/// What every thread makes its own [`Store`] from.
+#[derive(Clone)]
+pub struct StoreParts {
+    /// The index.
+    pub index: IndexSender,
+    /// Which volumes are up.
+    pub health: Arc<Health>,
+    /// How long a volume may take.
+    pub timeouts: Timeouts,
+    /// The volumes, and where on them a blob belongs.
+    pub placer: Arc<Placer>,
+    /// What the operator chose.
+    pub options: Arc<StoreOptions>,
+    /// For the store's own requests, `user:password`.
+    pub userpass: Option<String>,
+}
+
+impl StoreParts {
+    /// The volumes as the store itself speaks to them. Must be called within an actix runtime.
+    pub fn volumes(&self) -> VolumeClient {
+        let client = VolumeClient::new(self.timeouts, Arc::clone(&self.health));
+        client.with_credentials(self.userpass.as_deref().map(Rc::from))
+    }
+
+    /// The store of the calling thread, which must be within an actix runtime.
+    pub fn store(&self) -> Store {
+        let (placer, options) = (Arc::clone(&self.placer), Arc::clone(&self.options));
+        Store::new(self.index.handle(), self.volumes(), placer, options)
+    }
 }
 
 /// Whose credentials the server's own work uses.
@@ -123,6 +154,11 @@ impl Store {
         self.userpass.as_deref()
     }
 
+    /// The thread's handle of the index.
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
     /// The thread's client of the volumes.
     pub fn volumes(&self) -> &VolumeClient {
         &self.volumes
@@ -133,11 +169,24 @@ impl Store {
         &self.placer
     }
 
-    /// The places that are up, best first.
+    /// The places that take new blobs, best first.
     fn places_up(&self, key: &Key) -> Vec<Replica> {
         let mut places = self.placer.ranked(key.as_bytes());
-        places.retain(|place| self.volumes.health().is_up(place));
+        places.retain(|place| self.takes_blobs(place));
         places
+    }
+
+    fn takes_blobs(&self, place: &Replica) -> bool {
+        self.placer.mode(place) == VolumeMode::Alive && self.volumes.health().is_up(place)
+    }
+
+    /// Whether files there can be written over and removed.
+    fn takes_changes(&self, place: &Replica) -> bool {
+        self.placer.mode(place).takes_changes() && self.volumes.health().is_up(place)
+    }
+
+    fn is_readable(&self, place: &Replica) -> bool {
+        self.placer.mode(place) != VolumeMode::Down && self.volumes.health().is_up(place)
     }
 
     /// When something that is left now is to be settled, µs since 1970.

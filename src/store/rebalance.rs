@@ -130,8 +130,7 @@ impl Store {
 
     async fn begin_move(&self, key: &Key, keep_old: Duration, depth: Depth) -> Result<Move<'_>, StoreError> {
         let placement = self.placer.placement(key.as_bytes());
-        let is_up = |place: &&Replica| self.volumes.health().is_up(place);
-        let up = placement.iter().filter(is_up).cloned().collect();
+        let up = placement.iter().filter(|place| self.takes_blobs(place)).cloned().collect();
         let reservation = self.index.reserve(key, Verb::Move(up)).await?;
         let record = previous(&reservation)?;
         let moved = Moved::default();
@@ -207,7 +206,7 @@ impl Move<'_> {
         let mut places = self.record.replicas.clone();
         if self.depth == Depth::Contents {
             let others = self.placement.iter().filter(|place| !self.record.replicas.contains(place));
-            places.extend(others.filter(|place| self.store.volumes.health().is_up(place)).cloned());
+            places.extend(others.filter(|place| self.store.is_readable(place)).cloned());
         }
         self.store.look(self.reservation.key(), &self.record, &places, self.depth).await
     }
@@ -255,8 +254,12 @@ impl Move<'_> {
         noted: &[Sidecar],
     ) -> Result<u64, Failed> {
         let failed = |reason, files| Failed { place: target.clone(), reason, files };
-        if !self.store.volumes.health().is_up(target) {
-            return Err(failed("it is down".to_owned(), Vec::new()));
+        if !self.store.takes_blobs(target) {
+            let reason = match self.store.is_readable(target) {
+                true => "it takes no blobs",
+                false => "it is down",
+            };
+            return Err(failed(reason.to_owned(), Vec::new()));
         }
         if self.is_in_doubt(target) {
             let reason = "an earlier request may still remove what is written there";

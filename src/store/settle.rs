@@ -73,7 +73,7 @@ impl Store {
         let health = self.volumes.health();
         let quiet_us = self.options.grace_us();
         let since = health.last_unreachable_us(&placed.replica).map_or(0, |time_us| time_us + quiet_us);
-        health.is_up(&placed.replica) && (!placed.in_doubt || since <= now_us())
+        self.takes_changes(&placed.replica) && (!placed.in_doubt || since <= now_us())
     }
 
     /// Settles intents of one key, one after another. When somebody is writing it, the rest is put off: what can't be

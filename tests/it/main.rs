@@ -13,6 +13,7 @@ mod native_api;
 mod readme;
 mod rebalance;
 mod rebuild;
+mod scrub;
 mod server_faults;
 mod verify_index;
 mod volume_faults;

@@ -7,24 +7,26 @@ use crate::model::{File, Generation, Key, Md5, Placer, Record, Replica, Sidecar,
 
 /// One blob file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) replica: Replica,
-    pub(super) file: File,
+pub(in crate::maintenance) struct Seen {
+    pub(in crate::maintenance) replica: Replica,
+    pub(in crate::maintenance) file: File,
     /// In bytes.
-    pub(super) size: u64,
+    pub(in crate::maintenance) size: u64,
 }
 
 /// What there is of one key.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Sighting {
-    pub(super) blobs: Vec<Seen>,
+pub(in crate::maintenance) struct Sighting {
+    pub(in crate::maintenance) blobs: Vec<Seen>,
     /// Those that could be read.
-    pub(super) sidecars: Vec<Sidecar>,
+    pub(in crate::maintenance) sidecars: Vec<Sidecar>,
+    /// Where there are sidecars, readable or not.
+    pub(in crate::maintenance) noted_at: Vec<Replica>,
 }
 
 /// What follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Decision {
+pub(in crate::maintenance) enum Decision {
     /// The key was deleted, or never committed: nothing belongs into the index.
     Nothing,
     /// A sidecar tells of a version of which no volume has a usable file.
@@ -35,27 +37,27 @@ pub(super) enum Decision {
 
 /// The current version of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Version {
-    pub(super) state: State,
-    pub(super) md5: Option<Md5>,
-    pub(super) generation: Option<Generation>,
+pub(in crate::maintenance) struct Version {
+    pub(in crate::maintenance) state: State,
+    pub(in crate::maintenance) md5: Option<Md5>,
+    pub(in crate::maintenance) generation: Option<Generation>,
     /// The files by size, the most credible first; never empty. More than one means that somebody must decide.
-    pub(super) contents: Vec<Content>,
+    pub(in crate::maintenance) contents: Vec<Content>,
     /// Whether a sidecar names the first content's size, so that the others are known to be wrong.
-    pub(super) size_is_known: bool,
+    pub(in crate::maintenance) size_is_known: bool,
 }
 
 /// Files of one size.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Content {
+pub(in crate::maintenance) struct Content {
     /// In bytes.
-    pub(super) size: u64,
+    pub(in crate::maintenance) size: u64,
     /// Never empty, one for each replica.
-    pub(super) files: Vec<Seen>,
+    pub(in crate::maintenance) files: Vec<Seen>,
 }
 
 /// Decides for one key.
-pub(super) fn decide(sighting: &Sighting) -> Decision {
+pub(in crate::maintenance) fn decide(sighting: &Sighting) -> Decision {
     let newest = sighting.sidecars.iter().max_by_key(|sidecar| (sidecar.state_time, gravity(sidecar.state)));
     let state = match newest.map(|sidecar| sidecar.state) {
         Some(SidecarState::Deleted) => return Decision::Nothing,
@@ -114,7 +116,7 @@ fn add(files: &mut Vec<Seen>, seen: &Seen) {
 }
 
 /// The record of a version whose content is `content`.
-pub(super) fn record(
+pub(in crate::maintenance) fn record(
     key: &Key,
     version: &Version,
     content: &Content,
@@ -167,11 +169,11 @@ mod tests {
     #[test]
     fn a_plain_blob_needs_no_sidecar_and_a_generation_does() {
         let blobs = vec![seen("a:1", PLAIN, 3), seen("b:1", PLAIN, 3), seen("a:1", generation(9), 4)];
-        let version = blob(decide(&Sighting { blobs, sidecars: vec![] }));
+        let version = blob(decide(&Sighting { blobs, sidecars: vec![], noted_at: vec![] }));
         assert_eq!((version.state, version.md5, version.generation), (State::Live, None, None));
         assert_eq!(version.contents.iter().map(|content| content.files.len()).collect::<Vec<_>>(), [2]);
         let blobs = vec![seen("a:1", generation(9), 4)];
-        assert_eq!(decide(&Sighting { blobs, sidecars: vec![] }), Decision::Nothing);
+        assert_eq!(decide(&Sighting { blobs, sidecars: vec![], noted_at: vec![] }), Decision::Nothing);
     }
 
     #[test]
@@ -180,7 +182,7 @@ mod tests {
         let old = sidecar(SidecarState::Live, 5, Some(5), Some(4));
         let new = sidecar(SidecarState::Unlinked, 9, Some(9), Some(4));
         let gone = sidecar(SidecarState::Deleted, 10, None, None);
-        let mut sighting = Sighting { blobs, sidecars: vec![old, new] };
+        let mut sighting = Sighting { blobs, sidecars: vec![old, new], noted_at: vec![] };
         let version = blob(decide(&sighting));
         assert_eq!((version.state, version.generation), (State::Unlinked, Some(Generation::new(9))));
         assert!(version.md5.is_some() && version.size_is_known);
@@ -192,7 +194,7 @@ mod tests {
     fn a_version_without_a_file_is_lost_and_never_another() {
         let blobs = vec![seen("a:1", PLAIN, 3), seen("a:1", generation(9), 0)];
         let sidecars = vec![sidecar(SidecarState::Live, 9, Some(9), Some(4))];
-        assert_eq!(decide(&Sighting { blobs, sidecars }), Decision::Lost);
+        assert_eq!(decide(&Sighting { blobs, sidecars, noted_at: vec![] }), Decision::Lost);
     }
 
     #[test]
@@ -200,7 +202,7 @@ mod tests {
         let blobs =
             vec![seen("a:1", PLAIN, 3), seen("b:1", PLAIN, 7), seen("c:1", PLAIN, 7), seen("d:1", PLAIN, 0)];
         let sizes = |sidecars| {
-            let version = blob(decide(&Sighting { blobs: blobs.clone(), sidecars }));
+            let version = blob(decide(&Sighting { blobs: blobs.clone(), sidecars, noted_at: vec![] }));
             (version.contents.iter().map(|content| content.size).collect::<Vec<_>>(), version.size_is_known)
         };
         assert_eq!(sizes(vec![]), (vec![7, 3], false));
@@ -211,7 +213,7 @@ mod tests {
     #[test]
     fn a_blob_at_both_paths_of_a_volume_is_one_replica() {
         let blobs = vec![seen("a:1", File::Folded, 3), seen("a:1", PLAIN, 3), seen("b:1", File::Folded, 3)];
-        let version = blob(decide(&Sighting { blobs, sidecars: vec![] }));
+        let version = blob(decide(&Sighting { blobs, sidecars: vec![], noted_at: vec![] }));
         let files: Vec<File> = version.contents[0].files.iter().map(|seen| seen.file).collect();
         assert_eq!(files, [PLAIN, File::Folded]);
     }

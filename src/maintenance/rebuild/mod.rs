@@ -3,8 +3,8 @@
 //! It is written into a directory beside the old one and exchanged for it only when it is complete, so that whatever
 //! ends the job half-way leaves the old index as it was. Several threads walk the volumes, one writes.
 
-mod decide;
-mod walk;
+pub(super) mod decide;
+pub(super) mod walk;
 
 use crate::index::leveldb::{self, Replacement, STACK_BYTES};
 use crate::index::{founding_entries, table};

@@ -1,7 +1,6 @@
 //! Walks the volumes, one folder of all of them at a time: `/ab/cd` holds everything of the keys whose MD5 begins so, on
 //! every volume and in every layout, so that no more than a folder's files have to be in memory.
 
-use super::RebuildError;
 use super::decide::{Seen, Sighting};
 use crate::maintenance::Progress;
 use crate::model::{CLUSTER_PATH, File, Key, Replica, Sidecar, Volume, decode_path, path_of, unfolded_key};
@@ -24,20 +23,20 @@ const PAUSE: Duration = Duration::from_millis(500);
 const NO_BLOBS: [&[u8]; 5] = [b"=cluster", b"nginx.pid", b"body_temp", b"tmp", b"lost+found"];
 
 /// Where blobs lie: a volume's root or one of its subvolumes, each with its folders `00` to `ff`.
-pub(super) struct Tree {
-    pub(super) replica: Replica,
-    pub(super) folders: Vec<String>,
+pub(in crate::maintenance) struct Tree {
+    pub(in crate::maintenance) replica: Replica,
+    pub(in crate::maintenance) folders: Vec<String>,
 }
 
 /// The client of the volumes for a job: patient, and never in a hurry to give up.
-pub(super) struct Walker<'a> {
-    pub(super) volumes: VolumeClient,
-    pub(super) progress: &'a Progress,
+pub(in crate::maintenance) struct Walker<'a> {
+    pub(in crate::maintenance) volumes: VolumeClient,
+    pub(in crate::maintenance) progress: &'a Progress,
 }
 
 impl Walker<'_> {
     /// The trees of a volume.
-    pub(super) async fn trees(&self, volume: &Volume) -> Result<Vec<Tree>, RebuildError> {
+    pub(in crate::maintenance) async fn trees(&self, volume: &Volume) -> Result<Vec<Tree>, VolumeError> {
         let root = volume.root();
         let entries = self.entries(&root, "").await?;
         let (mut trees, mut others) = (Vec::new(), Vec::new());
@@ -67,13 +66,13 @@ impl Walker<'_> {
     }
 
     /// The second level of folder `top` (`/ab`): each folder's name with the trees that have it.
-    pub(super) async fn second_level<'t>(
+    pub(in crate::maintenance) async fn second_level<'t>(
         &self,
         top: &str,
         trees: &[&'t Replica],
-    ) -> Result<BTreeMap<String, Vec<&'t Replica>>, RebuildError> {
+    ) -> Result<BTreeMap<String, Vec<&'t Replica>>, VolumeError> {
         let lists = stream::iter(trees)
-            .map(|tree| async move { Ok::<_, RebuildError>((*tree, self.entries(tree, top).await?)) });
+            .map(|tree| async move { Ok::<_, VolumeError>((*tree, self.entries(tree, top).await?)) });
         let lists: Vec<(&Replica, Vec<DirEntry>)> =
             lists.buffer_unordered(LISTINGS_AT_ONCE).try_collect::<Vec<_>>().await?;
         let mut folders = BTreeMap::<String, Vec<&Replica>>::new();
@@ -89,11 +88,11 @@ impl Walker<'_> {
     }
 
     /// Everything below `folder` (`/ab/cd`) in `trees`, by key. Sidecars are read.
-    pub(super) async fn sightings(
+    pub(in crate::maintenance) async fn sightings(
         &self,
         folder: &str,
         trees: &[&Replica],
-    ) -> Result<HashMap<Key, Sighting>, RebuildError> {
+    ) -> Result<HashMap<Key, Sighting>, VolumeError> {
         let walks = stream::iter(trees).map(|tree| self.files_below(tree, folder));
         let found: Vec<Vec<(Key, Seen)>> = walks.buffer_unordered(LISTINGS_AT_ONCE).try_collect().await?;
         let mut sightings = HashMap::<Key, Sighting>::new();
@@ -106,16 +105,18 @@ impl Walker<'_> {
         }
         let reads = stream::iter(sidecars).map(|(key, replica)| async move {
             let sidecar = self.sidecar(&key, &replica).await?;
-            Ok::<_, RebuildError>((key, sidecar))
+            Ok::<_, VolumeError>((key, replica, sidecar))
         });
         let read: Vec<_> = reads.buffer_unordered(LISTINGS_AT_ONCE).try_collect().await?;
-        for (key, sidecar) in read {
-            sightings.entry(key).or_default().sidecars.extend(sidecar);
+        for (key, replica, sidecar) in read {
+            let sighting = sightings.entry(key).or_default();
+            sighting.sidecars.extend(sidecar);
+            sighting.noted_at.push(replica);
         }
         Ok(sightings)
     }
 
-    async fn sidecar(&self, key: &Key, replica: &Replica) -> Result<Option<Sidecar>, RebuildError> {
+    async fn sidecar(&self, key: &Key, replica: &Replica) -> Result<Option<Sidecar>, VolumeError> {
         let path = path_of(key, File::Sidecar);
         let read = again(|| self.volumes.get(replica, &path, Sidecar::MAX_BYTES)).await;
         let content = match read {
@@ -129,7 +130,7 @@ impl Walker<'_> {
         Ok(sidecar)
     }
 
-    async fn files_below(&self, tree: &Replica, folder: &str) -> Result<Vec<(Key, Seen)>, RebuildError> {
+    async fn files_below(&self, tree: &Replica, folder: &str) -> Result<Vec<(Key, Seen)>, VolumeError> {
         let mut found = Vec::new();
         let mut folders = vec![folder.to_owned()];
         while let Some(folder) = folders.pop() {
@@ -152,12 +153,15 @@ impl Walker<'_> {
         Ok(found)
     }
 
-    async fn entries(&self, tree: &Replica, path: &str) -> Result<Vec<DirEntry>, RebuildError> {
-        Ok(again(|| self.volumes.entries(tree, path)).await?)
+    async fn entries(&self, tree: &Replica, path: &str) -> Result<Vec<DirEntry>, VolumeError> {
+        again(|| self.volumes.entries(tree, path)).await
     }
 
     /// The cluster that a volume says it belongs to, if it says anything.
-    pub(super) async fn cluster(&self, volume: &Volume) -> Result<Option<String>, RebuildError> {
+    pub(in crate::maintenance) async fn cluster(
+        &self,
+        volume: &Volume,
+    ) -> Result<Option<String>, VolumeError> {
         let root = volume.root();
         let content = again(|| self.volumes.get(&root, CLUSTER_PATH, Sidecar::MAX_BYTES)).await?;
         Ok(content.map(|content| String::from_utf8_lossy(content.trim_ascii()).into_owned()))

@@ -214,6 +214,13 @@ impl Master {
         (output.status, String::from_utf8_lossy(&said).into_owned())
     }
 
+    /// As [`Master::job`], but only what the job printed to stdout.
+    #[track_caller]
+    pub fn job_output(&self, words: &[&str]) -> (ExitStatus, String) {
+        let output = self.command(words).stdin(Stdio::null()).output().expect("the program can be run");
+        (output.status, String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// Begins a job, for tests that don't wait for its end.
     #[track_caller]
     pub fn begin_job(&self, words: &[&str]) -> Child {

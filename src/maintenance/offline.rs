@@ -1,0 +1,203 @@
+//! A job with the server stopped: opens the index as the server does, looks whose the volumes are, runs the job, closes.
+
+use super::Control;
+use super::pages::Pages;
+use crate::index::table::TableError;
+use crate::index::{self, Index, IndexError, IndexServer, leveldb};
+use crate::model::{Placer, Replica, Volume};
+use crate::store::{StoreOptions, StoreParts};
+use crate::volume::{self, ClusterId, Health, ProbeOutcome, Timeouts};
+use actix_rt::signal::unix::{SignalKind, signal};
+use actix_rt::task::JoinHandle;
+use futures_util::future::{Either, select};
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use thiserror::Error;
+
+/// The cluster that a job is run on.
+#[derive(Debug, Clone)]
+pub struct OfflineRequest {
+    /// The directory of the index.
+    pub db: PathBuf,
+    /// Volumes, replicas and subvolumes.
+    pub placer: Placer,
+    /// As the server has them.
+    pub store: StoreOptions,
+    /// How long a volume may take.
+    pub timeouts: Timeouts,
+    /// `user:password` for the volumes.
+    pub userpass: Option<String>,
+    /// Take over volumes of another cluster.
+    pub adopt: bool,
+}
+
+/// Why a job did not come to its end.
+#[derive(Debug, Error)]
+pub enum MaintenanceError {
+    /// A server, or another job, has the index.
+    #[error("{0}; stop it first, or have the server do it: --admin ADDR")]
+    InUse(TableError),
+    /// The index can't be opened, or has stopped.
+    #[error(transparent)]
+    Table(TableError),
+    /// The index refused.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// A volume of another cluster.
+    #[error("volume {volume} belongs to cluster {}, not to {ours}; --adopt takes it over", theirs.escape_debug())]
+    Foreign {
+        /// The volume.
+        volume: Volume,
+        /// The cluster that the volume names.
+        theirs: String,
+        /// The cluster that the index names.
+        ours: String,
+    },
+    /// The state of the cluster can't be kept.
+    #[error(transparent)]
+    State(#[from] super::state::StateError),
+}
+
+/// What a job works with.
+pub(super) struct Opened {
+    pub(super) parts: StoreParts,
+    pub(super) survey: Survey,
+    adopt: bool,
+}
+
+/// Runs `work` on an index that nobody else has open. A first Ctrl-C or SIGTERM stops it. Blocks the calling
+/// thread.
+pub(super) fn run<T>(
+    request: &OfflineRequest,
+    control: &Control,
+    work: impl AsyncFnOnce(Opened) -> Result<T, MaintenanceError>,
+) -> Result<T, MaintenanceError> {
+    let dir = request.db.clone();
+    let options = leveldb::Options { copy_mark: Some(index::copy_mark()), ..leveldb::Options::default() };
+    let open = move || leveldb::open(&dir, options);
+    let index = IndexServer::start(open, request.store.grace_us()).map_err(|err| match err {
+        TableError::Locked { .. } => MaintenanceError::InUse(err),
+        err => MaintenanceError::Table(err),
+    })?;
+    actix_rt::System::new().block_on(async {
+        let mut index = index;
+        let work = async {
+            control.progress.begin("reading the index", 0);
+            let survey = Survey::of(&index.sender().handle(), &request.placer).await;
+            work(Opened::new(request, index.sender(), survey.map_err(MaintenanceError::Index)?)).await
+        };
+        let done = match until_stopped(work, &control.stop).await {
+            Err(MaintenanceError::Index(IndexError::Stopped)) => {
+                Err(MaintenanceError::Table(index.failed().await))
+            }
+            done => done,
+        };
+        index.close().await.map_err(MaintenanceError::Table)?;
+        done
+    })
+}
+
+/// The first signal lets what has begun come to its end.
+async fn until_stopped<T>(work: impl Future<Output = T>, stop: &AtomicBool) -> T {
+    let mut work = pin!(work);
+    let signals = async {
+        let mut signals = SIGNALS.map(|kind| signal(kind()).expect("the system delivers signals"));
+        let [terminate, interrupt] = &mut signals;
+        select(pin!(terminate.recv()), pin!(interrupt.recv())).await;
+    };
+    match select(work.as_mut(), pin!(signals)).await {
+        Either::Left((done, _)) => done,
+        Either::Right(_) => {
+            stop.store(true, Ordering::Relaxed);
+            work.await
+        }
+    }
+}
+
+const SIGNALS: [fn() -> SignalKind; 2] = [SignalKind::terminate, SignalKind::interrupt];
+
+/// Probes the volumes until it is dropped.
+pub(super) struct Watching(JoinHandle<()>);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Opened {
+    fn new(request: &OfflineRequest, index: index::IndexSender, survey: Survey) -> Opened {
+        let mut known = request.placer.volumes().to_vec();
+        known.extend(survey.strangers.iter().cloned());
+        let parts = StoreParts {
+            index,
+            health: Arc::new(Health::new(&known)),
+            timeouts: request.timeouts,
+            placer: Arc::new(request.placer.clone()),
+            options: Arc::new(request.store.clone()),
+            userpass: request.userpass.clone(),
+        };
+        Opened { parts, survey, adopt: request.adopt }
+    }
+
+    /// Finds out which volumes are up, and goes on doing so. The volumes that are given must be ours, or nobody's until
+    /// now; of others that records name it is enough that they are not asked.
+    pub(super) async fn join(&self) -> Result<Watching, MaintenanceError> {
+        let ours = self.parts.index.handle().cluster_id().await.map_err(MaintenanceError::Index)?;
+        let cluster: ClusterId = ours.parse().map_err(|err| {
+            MaintenanceError::Table(TableError::Corrupt {
+                reason: format!("the cluster id can't be read: {err}"),
+            })
+        })?;
+        let client = self.parts.volumes();
+        for (volume, outcome) in volume::probe_all_once(&client, &cluster, self.adopt).await {
+            match outcome {
+                ProbeOutcome::Foreign { found: theirs } if self.parts.placer.volumes().contains(&volume) => {
+                    return Err(MaintenanceError::Foreign { volume, theirs, ours });
+                }
+                _ => {}
+            }
+        }
+        Ok(Watching(actix_rt::spawn(volume::watch(client, cluster, self.adopt))))
+    }
+}
+
+/// What can be known of an index without asking a volume.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    /// Keys that there are, live and unlinked.
+    pub(super) keys: u64,
+    /// Keys that are to be moved.
+    pub(super) away: u64,
+    /// Volumes that hold files of ours and are none of the placer's.
+    strangers: BTreeSet<Volume>,
+}
+
+impl Survey {
+    pub(super) async fn of(index: &Index, placer: &Placer) -> Result<Survey, IndexError> {
+        let mut survey = Survey::default();
+        let mut pages = Pages::new(index);
+        while let Some(records) = pages.next().await? {
+            survey.keys += records.len() as u64;
+            for (key, record) in records {
+                let Ok(record) = record else { continue };
+                survey.away += u64::from(record.replicas != placer.placement(key.as_bytes()));
+                survey.add_strangers(placer, &record.replicas);
+            }
+        }
+        for (_, intent) in index.waiting(usize::MAX).await? {
+            let places: Vec<Replica> = intent.files.into_iter().map(|placed| placed.replica).collect();
+            survey.add_strangers(placer, &places);
+        }
+        Ok(survey)
+    }
+
+    fn add_strangers(&mut self, placer: &Placer, places: &[Replica]) {
+        let volumes = places.iter().map(Replica::volume);
+        self.strangers.extend(volumes.filter(|volume| !placer.volumes().contains(volume)));
+    }
+}

@@ -1,0 +1,342 @@
+//! Scrub: is every replica of every key there, and is it what was stored? And is there anything on the volumes that the
+//! index doesn't know? Repair: the same, and what is found is mended from a good copy at once.
+//!
+//! First all records are gone through and their replicas looked at, then all volumes are walked and what lies on them is
+//! looked up ([`strays`]). Everything runs while clients read and write: what looks wrong is looked at again with the
+//! key held, and only what is still wrong then is a finding.
+
+mod position;
+mod strays;
+
+use super::offline::{self, MaintenanceError, OfflineRequest};
+use super::pages::next_page;
+use super::rebalance::settle_all;
+use super::state::{Clean, ScrubSummary, StateFile};
+use super::{Control, Finding, Kind};
+use crate::index::{IndexError, now_us};
+use crate::model::{Key, Record, RecordError, Replica, Volume};
+use crate::store::{Depth, Fault, Store, StoreError, StoreParts};
+use actix_rt::time::sleep;
+use futures_util::stream::{self, StreamExt};
+use log::warn;
+use position::Position;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Keys whose sizes one thread asks for at the same time.
+const ASKED_AT_ONCE: usize = 32;
+
+/// Keys that one thread reads at the same time, each from all of its volumes.
+const READ_AT_ONCE: usize = 4;
+
+/// How often a key is tried that a client is writing, and the pause between.
+const TRIES: u32 = 20;
+const BUSY_PAUSE: Duration = Duration::from_millis(250);
+
+/// What to look for, and what to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScrubRequest {
+    /// How closely replicas are looked at.
+    pub depth: Depth,
+    /// Mend what is found; `None` only says it.
+    pub repair: Option<RepairRequest>,
+    /// Who wants it.
+    pub origin: Origin,
+}
+
+/// Who wants a scrub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A person; it begins at the first key.
+    Asked,
+    /// The server itself; it goes on where the last one was interrupted.
+    Scheduled,
+}
+
+/// How to repair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RepairRequest {
+    /// Remove what no record names.
+    pub delete_orphans: bool,
+    /// Do so although there are too many, or the index is younger than they are.
+    pub force: bool,
+    /// How long replicas stay that were moved away.
+    pub keep_old: Duration,
+}
+
+/// What the threads of a scrub share.
+struct Scrub {
+    parts: StoreParts,
+    request: ScrubRequest,
+    state: Arc<StateFile>,
+    control: Control,
+    begun_us: u64,
+    position: Position,
+    /// Volumes about which something was found, or which could not be read.
+    unclean: Mutex<BTreeSet<Volume>>,
+}
+
+/// Scrubs a cluster whose index nobody else has open. Blocks the calling thread.
+pub fn run_offline(
+    request: &OfflineRequest,
+    scrub: ScrubRequest,
+    control: &Control,
+) -> Result<(), MaintenanceError> {
+    offline::run(request, control, async |opened| {
+        let state = Arc::new(StateFile::open(&request.db)?);
+        state.apply(&opened.parts.placer);
+        let _watching = opened.join().await?;
+        run(opened.parts.clone(), scrub, state, opened.survey.keys, control.clone()).await?;
+        match scrub.repair {
+            Some(_) => Ok(settle_all(&opened.parts.store(), request.store.grace, control).await?),
+            None => Ok(()),
+        }
+    })
+}
+
+/// Scrubs a cluster of about `keys` keys, with its own threads. What is wrong is in the control's progress, and what came
+/// of it in `state`. Can be stopped between two keys.
+pub async fn run(
+    parts: StoreParts,
+    request: ScrubRequest,
+    state: Arc<StateFile>,
+    keys: u64,
+    control: Control,
+) -> Result<(), MaintenanceError> {
+    let position = Position::new(request.origin, &state);
+    let begun_us = position.begun_us();
+    let scrub = Scrub { parts, request, state, control, begun_us, position, unclean: Mutex::default() };
+    Arc::new(scrub).run(keys).await
+}
+
+impl Scrub {
+    async fn run(self: Arc<Self>, keys: u64) -> Result<(), MaintenanceError> {
+        let phase = match self.request.depth {
+            Depth::Sizes => "asking for every replica",
+            Depth::Contents => "reading every replica",
+        };
+        self.control.progress.begin(phase, keys);
+        self.on_threads(async |scrub, store| scrub.records(store).await).await?;
+        strays::find_all(&self).await?;
+        match self.control.is_stopped() {
+            true => {
+                self.report(Finding::new(Kind::Other, None, None, "stopped before the end; run it again"));
+                Ok(())
+            }
+            false => self.keep_summary(),
+        }
+    }
+
+    /// Has as many threads as there are cores do `work`, and waits for all of them.
+    async fn on_threads<W>(self: &Arc<Self>, work: W) -> Result<(), IndexError>
+    where
+        W: AsyncFn(&Scrub, &Store) -> Result<(), IndexError> + Clone + Send + 'static,
+    {
+        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        let begin = |_| {
+            let (scrub, work) = (Arc::clone(self), work.clone());
+            let (ended, end) = oneshot::channel();
+            let run = move || {
+                let done =
+                    actix_rt::System::new().block_on(async { work(&scrub, &scrub.parts.store()).await });
+                drop(ended.send(done));
+            };
+            std::thread::Builder::new().name("scrub".into()).spawn(run).expect("there is room for a thread");
+            end
+        };
+        let ends: Vec<_> = (0..threads).map(begin).collect();
+        let mut result = Ok(());
+        for end in ends {
+            result = result.and(end.await.expect("a scrub does not panic"));
+        }
+        result
+    }
+
+    /// Takes pages of records until none is left.
+    async fn records(&self, store: &Store) -> Result<(), IndexError> {
+        let at_once = match self.request.depth {
+            Depth::Sizes => ASKED_AT_ONCE,
+            Depth::Contents => READ_AT_ONCE,
+        };
+        while !self.control.is_stopped() {
+            let mut cursor = self.position.cursor().await;
+            let Some(records) = next_page(store.index(), &mut cursor).await? else { break };
+            let page = self.position.begin(&records);
+            drop(cursor);
+            let keys = stream::iter(records).map(|(key, record)| self.one(store, key, record));
+            let results: Vec<_> = keys.buffer_unordered(at_once).collect().await;
+            results.into_iter().collect::<Result<(), IndexError>>()?;
+            if !self.control.is_stopped() {
+                self.position.end(page, &self.state);
+            }
+        }
+        Ok(())
+    }
+
+    async fn one(
+        &self,
+        store: &Store,
+        key: Key,
+        record: Result<Record, RecordError>,
+    ) -> Result<(), IndexError> {
+        self.control.pace.wait().await;
+        if self.control.is_stopped() {
+            return Ok(());
+        }
+        match record {
+            Ok(record) => self.look_at(store, &key, &record).await?,
+            Err(err) => self.report(Finding::new(Kind::Other, Some(&key), None, err)),
+        }
+        self.control.progress.add_keys(1);
+        self.control.progress.step();
+        Ok(())
+    }
+
+    async fn look_at(&self, store: &Store, key: &Key, record: &Record) -> Result<(), IndexError> {
+        let inspection = store.inspect(key, record, self.request.depth).await;
+        self.charge(1, inspection.bytes);
+        if let Some(md5) = inspection.new_md5
+            && let Err(err) = fatal_or_not(store.fill_in_md5(key, record, md5).await)?
+        {
+            warn!("noting the MD5 of {key}: {err}");
+        }
+        if inspection.faults.is_empty() {
+            return Ok(());
+        }
+        let faults = self.confirm(store, key, self.request.depth).await?;
+        match self.request.repair {
+            Some(repair) if !faults.is_empty() => self.mend(store, key, faults, repair).await,
+            _ => {
+                faults.into_iter().for_each(|fault| self.report(finding(key, fault)));
+                Ok(())
+            }
+        }
+    }
+
+    /// What is wrong with a key while nobody writes it.
+    async fn confirm(&self, store: &Store, key: &Key, depth: Depth) -> Result<Vec<Fault>, IndexError> {
+        let held = patiently(async || store.inspect_held(key, depth).await).await;
+        match fatal_or_not(held)? {
+            Ok(inspection) => {
+                self.charge(0, inspection.bytes);
+                Ok(inspection.faults)
+            }
+            Err(err) => {
+                self.report(Finding::new(Kind::Other, Some(key), None, err));
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    async fn mend(
+        &self,
+        store: &Store,
+        key: &Key,
+        faults: Vec<Fault>,
+        repair: RepairRequest,
+    ) -> Result<(), IndexError> {
+        let moved = match faults[..] {
+            [Fault::Misplaced] => patiently(async || store.bring_home(key, repair.keep_old).await).await,
+            _ => patiently(async || store.repair(key, repair.keep_old).await).await,
+        };
+        let left = match fatal_or_not(moved)? {
+            Ok(moved) => {
+                self.charge(moved.copies, moved.bytes);
+                moved.left.iter().for_each(|left| warn!("repairing {key}: {left}"));
+                self.confirm(store, key, Depth::Sizes).await?
+            }
+            Err(err) => {
+                warn!("repairing {key}: {err}");
+                faults.clone()
+            }
+        };
+        // A replica that was given up is not mended.
+        let is_mended = |fault: &Fault| !left.contains(fault) && !left.contains(&Fault::TooFew);
+        for fault in faults.into_iter().filter(is_mended) {
+            self.report(Finding { mended: true, ..finding(key, fault) });
+        }
+        left.into_iter().for_each(|fault| self.report(finding(key, fault)));
+        Ok(())
+    }
+
+    fn charge(&self, blobs: u64, bytes: u64) {
+        self.control.pace.charge(blobs, bytes);
+        self.control.progress.add_bytes(bytes);
+    }
+
+    fn report(&self, finding: Finding) {
+        if let Some(place) = finding.volume.as_ref().and_then(|name| name.parse::<Replica>().ok()) {
+            self.unclean().insert(place.volume());
+        }
+        self.control.progress.report(finding);
+    }
+
+    fn unclean(&self) -> MutexGuard<'_, BTreeSet<Volume>> {
+        self.unclean.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep_summary(&self) -> Result<(), MaintenanceError> {
+        let status = self.control.progress.status();
+        let contents = self.request.depth == Depth::Contents;
+        let summary = ScrubSummary {
+            begun_us: self.begun_us,
+            ended_us: now_us(),
+            contents,
+            keys: status.keys,
+            bytes: status.bytes,
+            findings: status.kinds,
+            left: status.problems,
+        };
+        let unclean = self.unclean();
+        let clean = self.parts.placer.volumes().iter().filter(|volume| !unclean.contains(volume));
+        Ok(self.state.change(|now| {
+            now.last_scrub = Some(summary);
+            now.scrub_at = None;
+            for volume in clean {
+                let known: &mut Clean = now.clean.entry(volume.to_string()).or_default();
+                known.sizes_us = self.begun_us;
+                known.contents_us = if contents { self.begun_us } else { known.contents_us };
+            }
+        })?)
+    }
+}
+
+fn finding(key: &Key, fault: Fault) -> Finding {
+    let (kind, place, what) = match fault {
+        Fault::Missing => (Kind::Missing, None, "no replica is left that is right".to_owned()),
+        Fault::Absent(place) => (Kind::UnderReplicated, Some(place), "its replica is not there".to_owned()),
+        Fault::Damaged(place, what) => (Kind::Corrupt, Some(place), what),
+        Fault::Silent(place, what) => (Kind::Unreachable, Some(place), what),
+        Fault::Undecided => {
+            (Kind::Undecided, None, "its replicas differ and nothing tells which is right".to_owned())
+        }
+        Fault::TooFew => {
+            (Kind::UnderReplicated, None, "its record names fewer replicas than there should be".to_owned())
+        }
+        Fault::Misplaced => {
+            (Kind::Misplaced, None, "its replicas are not where placement wants them".to_owned())
+        }
+    };
+    Finding::new(kind, Some(key), place.as_ref(), what)
+}
+
+/// Tries again while a client is writing the key.
+async fn patiently<T>(work: impl AsyncFn() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    for _ in 1..TRIES {
+        match work().await {
+            Err(StoreError::Index(IndexError::Busy { .. })) => sleep(BUSY_PAUSE).await,
+            done => return done,
+        }
+    }
+    work().await
+}
+
+/// Tells what ends the job from what is one key's fault.
+fn fatal_or_not<T>(result: Result<T, StoreError>) -> Result<Result<T, StoreError>, IndexError> {
+    match result {
+        Err(StoreError::Index(err @ (IndexError::Stopped | IndexError::TooManyIntents))) => Err(err),
+        other => Ok(other),
+    }
+}

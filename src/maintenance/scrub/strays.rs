@@ -1,0 +1,400 @@
+//! The other direction: what lies on the volumes, and does the index know it? Walks all volumes as a rebuild does, and
+//! holds what a rebuild would make of each key against its record.
+//!
+//! Files that no record names are removed only by a repair that was told to, and then only with care: none that is
+//! younger than a day or older than the index, and nothing at all when there are suspiciously many.
+
+use super::{RepairRequest, Scrub, fatal_or_not, patiently};
+use crate::index::{Ending, IndexError, Reservation, Verb, now_us};
+use crate::maintenance::rebuild::decide::{Decision, Sighting, decide};
+use crate::maintenance::rebuild::walk::{Tree, Walker};
+use crate::maintenance::{Finding, Kind};
+use crate::model::{File, Key, PlacedFile, Record, Replica, State, VolumeMode, path_of};
+use crate::store::{Store, StoreError};
+use crate::volume::VolumeError;
+use futures_util::stream::{self, StreamExt};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// Folders that one thread works on at the same time, as in a rebuild.
+const FOLDERS_AT_ONCE: usize = 8;
+
+/// A file is given so much time to be named by a record, µs.
+const A_DAY_US: u64 = 24 * 60 * 60 * 1_000_000;
+
+/// Of so many files one may be a stray before it looks as if the index were the one that is wrong.
+const FILES_FOR_A_STRAY: u64 = 20;
+
+/// A file that its key's record doesn't name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stray {
+    kind: Kind,
+    placed: PlacedFile,
+}
+
+/// What is done about what is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aim {
+    /// Count files and strays, and say nothing.
+    Count,
+    /// Say it.
+    Tell,
+    /// Remove strays; `force` also those that are older than the index.
+    Remove { force: bool },
+}
+
+/// A walk over all volumes.
+struct Walk {
+    folders: Vec<(String, Vec<Replica>)>,
+    /// Whether all volumes could be read so far.
+    is_whole: bool,
+    aim: Aim,
+    next: AtomicUsize,
+    files: AtomicU64,
+    strays: AtomicU64,
+}
+
+/// Finds, and with a repair that was told to removes, what the index doesn't know.
+pub(super) async fn find_all(scrub: &Arc<Scrub>) -> Result<(), IndexError> {
+    let (folders, is_whole) = folders(scrub).await;
+    let walk = async |aim| {
+        let walk = Walk {
+            folders: folders.clone(),
+            is_whole,
+            aim,
+            next: AtomicUsize::new(0),
+            files: AtomicU64::new(0),
+            strays: AtomicU64::new(0),
+        };
+        let walk = Arc::new(walk);
+        let phase = match aim {
+            Aim::Count => "counting what lies on the volumes",
+            Aim::Tell => "looking up what lies on the volumes",
+            Aim::Remove { .. } => "removing what no record names",
+        };
+        scrub.control.progress.begin(phase, walk.folders.len() as u64);
+        let shared = Arc::clone(&walk);
+        scrub.on_threads(async move |scrub, store| shared.run(scrub, store).await).await?;
+        Ok::<_, IndexError>((walk.files.load(Ordering::Relaxed), walk.strays.load(Ordering::Relaxed)))
+    };
+    let aim = match scrub.request.repair {
+        Some(RepairRequest { delete_orphans: true, force, .. }) => {
+            let (files, strays) = walk(Aim::Count).await?;
+            if force || strays * FILES_FOR_A_STRAY <= files {
+                Aim::Remove { force }
+            } else {
+                let what = format_args!(
+                    "{strays} of {files} files are in no record, which is more than 5 %; none is removed: \
+                     is this the right index? --force removes them"
+                );
+                scrub.report(Finding::new(Kind::Other, None, None, what));
+                Aim::Tell
+            }
+        }
+        _ => Aim::Tell,
+    };
+    walk(aim).await?;
+    Ok(())
+}
+
+/// The folders of all volumes by their first level, and whether all volumes could be read.
+async fn folders(scrub: &Scrub) -> (Vec<(String, Vec<Replica>)>, bool) {
+    let walker = walker(scrub);
+    let mut folders = BTreeMap::<String, Vec<Replica>>::new();
+    let mut is_whole = true;
+    for volume in scrub.parts.placer.volumes() {
+        if scrub.parts.placer.mode_of(volume) == VolumeMode::Down {
+            is_whole = false;
+            continue;
+        }
+        match walker.trees(volume).await {
+            Ok(trees) => {
+                for Tree { replica, folders: names } in trees {
+                    names.into_iter().for_each(|name| folders.entry(name).or_default().push(replica.clone()));
+                }
+            }
+            Err(err) => {
+                is_whole = false;
+                scrub.report(Finding::new(Kind::Unreachable, None, Some(&volume.root()), err));
+            }
+        }
+    }
+    (folders.into_iter().collect(), is_whole)
+}
+
+fn walker(scrub: &Scrub) -> Walker<'_> {
+    Walker { volumes: scrub.parts.volumes(), progress: &scrub.control.progress }
+}
+
+impl Walk {
+    /// Takes folders until none is left.
+    async fn run(&self, scrub: &Scrub, store: &Store) -> Result<(), IndexError> {
+        let walker = walker(scrub);
+        while let Some((top, trees)) = self.folders.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            let trees: Vec<&Replica> = trees.iter().collect();
+            match walker.second_level(&format!("/{top}"), &trees).await {
+                Ok(second) => {
+                    let folders = stream::iter(second)
+                        .map(|(folder, trees)| self.folder(scrub, store, &walker, folder, trees));
+                    let results: Vec<_> = folders.buffer_unordered(FOLDERS_AT_ONCE).collect().await;
+                    results.into_iter().collect::<Result<(), IndexError>>()?;
+                }
+                Err(err) => self.unreadable(scrub, &err),
+            }
+            scrub.control.progress.step();
+        }
+        Ok(())
+    }
+
+    async fn folder(
+        &self,
+        scrub: &Scrub,
+        store: &Store,
+        walker: &Walker<'_>,
+        folder: String,
+        trees: Vec<&Replica>,
+    ) -> Result<(), IndexError> {
+        scrub.control.pace.wait().await;
+        if scrub.control.is_stopped() {
+            return Ok(());
+        }
+        match walker.sightings(&folder, &trees).await {
+            Ok(sightings) => {
+                for (key, sighting) in sightings {
+                    self.key(scrub, store, key, sighting).await?;
+                }
+            }
+            Err(err) => self.unreadable(scrub, &err),
+        }
+        Ok(())
+    }
+
+    fn unreadable(&self, scrub: &Scrub, err: &VolumeError) {
+        if self.aim != Aim::Count {
+            scrub.report(Finding::new(Kind::Unreachable, None, Some(err.replica()), err));
+        }
+    }
+
+    async fn key(
+        &self,
+        scrub: &Scrub,
+        store: &Store,
+        key: Key,
+        sighting: Sighting,
+    ) -> Result<(), IndexError> {
+        self.files.fetch_add((sighting.blobs.len() + sighting.noted_at.len()) as u64, Ordering::Relaxed);
+        let record = match store.index().locate(&key).await {
+            Ok(record) => record,
+            // The first phase has said it.
+            Err(IndexError::Record { .. }) => return Ok(()),
+            Err(err) => return Err(err),
+        };
+        let is_believed = disbelief(record.as_ref(), &sighting, self.is_whole).is_none();
+        if is_believed && strays(record.as_ref(), &sighting).is_empty() {
+            return Ok(());
+        }
+        let held = patiently(async || Ok(store.index().reserve(&key, Verb::Hold).await?)).await;
+        let reservation = match fatal_or_not(held)? {
+            Ok(reservation) => reservation,
+            Err(err) => {
+                scrub.report(Finding::new(Kind::Other, Some(&key), None, err));
+                return Ok(());
+            }
+        };
+        let record = reservation.previous().cloned();
+        let is_expected = |stray: &Stray| reservation.is_left(stray.placed.file, &stray.placed.replica);
+        let mut found: Vec<Stray> = strays(record.as_ref(), &sighting);
+        found.retain(|stray| !is_expected(stray));
+        self.strays.fetch_add(found.len() as u64, Ordering::Relaxed);
+        if self.aim == Aim::Count {
+            return reservation.release(Ending::default()).await;
+        }
+        let wrong = disbelief(record.as_ref(), &sighting, self.is_whole);
+        let removed = self.settle(scrub, store, &key, reservation, record.as_ref(), found).await;
+        if let Err(err) = fatal_or_not(removed)? {
+            scrub.report(Finding::new(Kind::Other, Some(&key), None, err));
+        }
+        match (wrong, record) {
+            (Some(wrong), Some(record)) => self.sidecars(scrub, store, &key, &record, wrong).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells of strays or removes them, and ends the reservation.
+    async fn settle(
+        &self,
+        scrub: &Scrub,
+        store: &Store,
+        key: &Key,
+        reservation: Reservation,
+        record: Option<&Record>,
+        strays: Vec<Stray>,
+    ) -> Result<(), StoreError> {
+        let (mut removable, mut told) = (Vec::new(), Vec::new());
+        for stray in strays {
+            let path = path_of(key, stray.placed.file);
+            match store.volumes().stat(&stray.placed.replica, &path).await {
+                Ok(None) => {}
+                Ok(Some(stat)) => match self.objection(scrub, stat.mtime_us) {
+                    None => removable.push(stray),
+                    Some(objection) => told.push((stray, objection)),
+                },
+                Err(err) => {
+                    scrub.report(Finding::new(Kind::Unreachable, Some(key), Some(&stray.placed.replica), err))
+                }
+            }
+        }
+        // A replica that the index has forgotten may be the last one.
+        let of_version = |stray: &&Stray| record.is_some_and(|record| is_of(stray.placed.file, record));
+        let all = removable.iter().chain(told.iter().map(|(stray, _)| stray));
+        let lost: Vec<Replica> = all.filter(of_version).map(|stray| stray.placed.replica.clone()).collect();
+        let reservation = match scrub.request.repair {
+            Some(repair) if !lost.is_empty() => {
+                reservation.release(Ending::default()).await?;
+                if take_back(scrub, store, key, &lost, repair).await? {
+                    return Ok(());
+                }
+                store.index().reserve(key, Verb::Hold).await?
+            }
+            _ => reservation,
+        };
+        if reservation.previous() != record {
+            // It has changed meanwhile: that is for the next scrub.
+            return Ok(reservation.release(Ending::default()).await?);
+        }
+        self.remove(scrub, store, key, reservation, removable, told).await
+    }
+
+    async fn remove(
+        &self,
+        scrub: &Scrub,
+        store: &Store,
+        key: &Key,
+        reservation: Reservation,
+        removable: Vec<Stray>,
+        told: Vec<(Stray, String)>,
+    ) -> Result<(), StoreError> {
+        for (stray, objection) in told {
+            let what = format!("{}{objection}", words(&stray));
+            scrub.report(Finding::new(stray.kind, Some(key), Some(&stray.placed.replica), what));
+        }
+        let files = removable.iter().map(|stray| stray.placed.clone()).collect();
+        let left = store.clear(reservation, files).await?;
+        for stray in removable {
+            let finding = Finding::new(stray.kind, Some(key), Some(&stray.placed.replica), words(&stray));
+            scrub.report(Finding { mended: left == 0, ..finding });
+        }
+        Ok(())
+    }
+
+    /// Why a stray is not removed; `None` if it is.
+    fn objection(&self, scrub: &Scrub, mtime_us: Option<u64>) -> Option<String> {
+        let Aim::Remove { force } = self.aim else { return Some(String::new()) };
+        match mtime_us {
+            None => Some("; it stays, as nothing tells its age".into()),
+            Some(mtime_us) if mtime_us + A_DAY_US > now_us() => {
+                Some("; it stays, as it is younger than a day".into())
+            }
+            Some(mtime_us) if mtime_us < scrub.state.index_since_us() && !force => {
+                Some("; it stays, as the index is younger; --force removes it".into())
+            }
+            Some(_) => None,
+        }
+    }
+
+    async fn sidecars(
+        &self,
+        scrub: &Scrub,
+        store: &Store,
+        key: &Key,
+        record: &Record,
+        wrong: String,
+    ) -> Result<(), IndexError> {
+        let mut finding = Finding::new(Kind::WrongSidecar, Some(key), None, wrong);
+        if scrub.request.repair.is_some() {
+            let rewritten = patiently(async || store.rewrite_sidecars(key).await).await;
+            match fatal_or_not(rewritten)? {
+                Ok(()) => finding.mended = true,
+                Err(err) => finding.what += &format!("; {err}"),
+            }
+        }
+        scrub.unclean().extend(record.replicas.iter().map(Replica::volume));
+        scrub.report(finding);
+        Ok(())
+    }
+}
+
+/// Makes a file that no record names a replica again, if it is the last one that is right, and restores the others.
+async fn take_back(
+    scrub: &Scrub,
+    store: &Store,
+    key: &Key,
+    lost: &[Replica],
+    repair: RepairRequest,
+) -> Result<bool, StoreError> {
+    for replica in lost {
+        if store.adopt(key, replica).await? {
+            let what = "the last replica that is right was in no record";
+            let finding = Finding::new(Kind::Orphan, Some(key), Some(replica), what);
+            scrub.report(Finding { mended: true, ..finding });
+            store.repair(key, repair.keep_old).await?;
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn words(stray: &Stray) -> &'static str {
+    match stray.kind {
+        Kind::Leftover => "a version that was overwritten is left here",
+        Kind::StraySidecar => "a sidecar is left here",
+        _ => "a blob lies here that no record names",
+    }
+}
+
+fn is_of(file: File, record: &Record) -> bool {
+    match file {
+        File::Blob(generation) => generation == record.generation,
+        File::Folded => record.generation.is_none(),
+        File::Sidecar => false,
+    }
+}
+
+/// The files of a key that its record doesn't name.
+fn strays(record: Option<&Record>, sighting: &Sighting) -> Vec<Stray> {
+    let is_named = |replica: &Replica| record.is_some_and(|record| record.replicas.contains(replica));
+    let stray = |kind, file, replica: &Replica| Stray {
+        kind,
+        placed: PlacedFile { file, replica: replica.clone(), in_doubt: false },
+    };
+    let blobs = sighting.blobs.iter().filter_map(|seen| match record {
+        Some(record) if !is_of(seen.file, record) => Some(stray(Kind::Leftover, seen.file, &seen.replica)),
+        Some(_) if is_named(&seen.replica) => None,
+        _ => Some(stray(Kind::Orphan, seen.file, &seen.replica)),
+    });
+    let sidecars = sighting.noted_at.iter().filter(|replica| !is_named(replica));
+    blobs.chain(sidecars.map(|replica| stray(Kind::StraySidecar, File::Sidecar, replica))).collect()
+}
+
+/// What a rebuild would take the key for, if it is something else than the record says. With volumes missing it can't be
+/// known what a rebuild would find there.
+fn disbelief(record: Option<&Record>, sighting: &Sighting, is_whole: bool) -> Option<String> {
+    let record = record?;
+    let says = match decide(sighting) {
+        Decision::Nothing | Decision::Lost if !is_whole => return None,
+        Decision::Nothing if sighting.sidecars.is_empty() => "one that was never written",
+        Decision::Nothing => "deleted",
+        Decision::Lost => "lost",
+        Decision::Blob(version) if version.generation != record.generation => "another version",
+        Decision::Blob(version) if version.state != record.state => match version.state {
+            State::Live => "live",
+            State::Unlinked => "unlinked",
+        },
+        Decision::Blob(version) => match (version.md5, record.md5) {
+            (Some(noted), Some(md5)) if noted != md5 => "one with another MD5",
+            _ => return None,
+        },
+    };
+    Some(format!("a rebuild would take it for {says}, by its sidecars"))
+}

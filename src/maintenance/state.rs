@@ -1,0 +1,187 @@
+//! What the server remembers beside the index, in the file `DIR.state`: what the operator wants of each volume, what the
+//! last scrubs found, and since when there is this index. JSON, written whole and exchanged by a rename. It may be thrown
+//! away: volumes are alive then, and nothing was ever scrubbed.
+
+use super::status::Kind;
+use crate::index::now_us;
+use crate::model::{Placer, Volume, VolumeMode};
+use log::warn;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+use thiserror::Error;
+
+/// Why it can't be kept.
+#[derive(Debug, Error)]
+#[error("{path}: {source}")]
+pub struct StateError {
+    /// The file.
+    path: PathBuf,
+    /// What the system says.
+    source: io::Error,
+}
+
+/// Everything that is remembered.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Remembered {
+    /// Volumes that are not simply alive.
+    pub volumes: BTreeMap<String, VolumeMode>,
+    /// The last scrub that came to its end.
+    pub last_scrub: Option<ScrubSummary>,
+    /// When each volume was last found clean.
+    pub clean: BTreeMap<String, Clean>,
+    /// Where a scrub that was begun by itself goes on.
+    pub scrub_at: Option<ScrubPosition>,
+    /// Which directory the index was, and since when.
+    index: Option<Birth>,
+}
+
+/// What a scrub found.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ScrubSummary {
+    /// When it began, µs since 1970.
+    pub begun_us: u64,
+    /// When it ended, µs since 1970.
+    pub ended_us: u64,
+    /// Whether blobs were read, or only asked for their sizes.
+    pub contents: bool,
+    /// Keys that were looked at.
+    pub keys: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// What was found, by kind, mended or not.
+    pub findings: BTreeMap<Kind, u64>,
+    /// How many findings were left as they were.
+    pub left: u64,
+}
+
+/// When a volume was last found clean, µs since 1970; 0 for never.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clean {
+    /// Everything on it was read.
+    pub contents_us: u64,
+    /// Everything on it was asked for its size.
+    pub sizes_us: u64,
+}
+
+/// A scrub that isn't done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubPosition {
+    /// When it began, µs since 1970.
+    pub begun_us: u64,
+    /// The last key that is done, percent-encoded.
+    pub key: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Birth {
+    inode: u64,
+    /// When the directory was made, if the file system knows: a number is used again.
+    created_us: Option<u64>,
+    since_us: u64,
+}
+
+/// The file, and what is in it.
+pub struct StateFile {
+    path: PathBuf,
+    now: Mutex<Remembered>,
+}
+
+impl StateFile {
+    /// What is remembered of the index in `db`, which must exist and be held by the caller. A file that can't be
+    /// understood is as good as none, and said.
+    pub fn open(db: &Path) -> Result<StateFile, StateError> {
+        let mut name = db.as_os_str().to_owned();
+        name.push(".state");
+        let path = PathBuf::from(name);
+        let fault = |source| StateError { path: path.clone(), source };
+        let mut now = match std::fs::read(&path) {
+            Ok(json) => serde_json::from_slice(&json).unwrap_or_else(|err| {
+                warn!("{} can't be understood and is begun anew: {err}", path.display());
+                Remembered::default()
+            }),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Remembered::default(),
+            Err(err) => return Err(fault(err)),
+        };
+        let metadata = std::fs::metadata(db).map_err(fault)?;
+        let birth = Birth {
+            inode: metadata.ino(),
+            created_us: metadata.created().ok().map(since_1970_us),
+            since_us: now_us(),
+        };
+        let same = |known: Birth| (known.inode, known.created_us) == (birth.inode, birth.created_us);
+        let is_known = now.index.is_some_and(same);
+        if !is_known {
+            now.index = Some(birth);
+        }
+        let file = StateFile { path, now: Mutex::new(now) };
+        if !is_known {
+            file.change(|_| {})?;
+        }
+        Ok(file)
+    }
+
+    /// What is remembered.
+    pub fn get(&self) -> Remembered {
+        self.lock().clone()
+    }
+
+    /// Since when there is this index, µs since 1970. A rebuilt one is a new one.
+    pub fn index_since_us(&self) -> u64 {
+        self.lock().index.map_or(u64::MAX, |birth| birth.since_us)
+    }
+
+    /// Changes what is remembered; returns when that is durable.
+    pub fn change(&self, change: impl FnOnce(&mut Remembered)) -> Result<(), StateError> {
+        let mut now = self.lock();
+        change(&mut now);
+        let json = serde_json::to_vec_pretty(&*now).expect("it has only strings and numbers");
+        self.write(&json).map_err(|source| StateError { path: self.path.clone(), source })
+    }
+
+    /// Has `placer` know the modes that are remembered.
+    pub fn apply(&self, placer: &Placer) {
+        for (name, mode) in &self.lock().volumes {
+            let is_ours = name.parse::<Volume>().is_ok_and(|volume| placer.set_mode(&volume, *mode));
+            if !is_ours {
+                warn!("{name} is remembered as {mode} and is none of the volumes");
+            }
+        }
+    }
+
+    /// Sets what the operator wants of a volume, which is one of the placer's.
+    pub fn set_mode(&self, placer: &Placer, volume: &Volume, mode: VolumeMode) -> Result<(), StateError> {
+        self.change(|now| match mode {
+            VolumeMode::Alive => drop(now.volumes.remove(volume.as_str())),
+            mode => drop(now.volumes.insert(volume.to_string(), mode)),
+        })?;
+        placer.set_mode(volume, mode);
+        Ok(())
+    }
+
+    fn write(&self, json: &[u8]) -> io::Result<()> {
+        let fresh = self.path.with_extension("state-new");
+        let mut file = File::create(&fresh)?;
+        file.write_all(json)?;
+        file.sync_all()?;
+        std::fs::rename(&fresh, &self.path)?;
+        match self.path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            Some(parent) => File::open(parent)?.sync_all(),
+            None => File::open(".")?.sync_all(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Remembered> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn since_1970_us(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_micros() as u64)
+}

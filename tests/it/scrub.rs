@@ -1,0 +1,336 @@
+//! What lies on the volumes is held against the index, and what is damaged is made anew from what is not.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use minikeyvalue::model::{File, Key, Md5, Placer, Record, Replica, State, path_of};
+
+use crate::harness::{Cluster, Master, Volume, addresses, entries_of, eventually};
+
+/// What a scrub said, one finding for each line: kind, key and volume.
+type Findings = Vec<(String, String, String)>;
+
+/// Runs `words --json` and answers what was found and is left, sorted, and what was mended.
+#[track_caller]
+fn findings(master: &Master, words: &[&str]) -> (Findings, Findings) {
+    let (status, said) = master.job_output(&[words, &["--json"]].concat());
+    let (mut left, mut mended) = (Vec::new(), Vec::new());
+    for line in said.lines() {
+        let finding: serde_json::Value = serde_json::from_str(line).expect(line);
+        let text = |name: &str| finding[name].as_str().unwrap_or("").to_owned();
+        let what = (text("kind"), text("key"), text("volume"));
+        if finding["mended"] == true { &mut mended } else { &mut left }.push(what);
+    }
+    assert_eq!(status.code(), Some(i32::from(!left.is_empty())), "{words:?}\n{said}");
+    left.sort();
+    mended.sort();
+    (left, mended)
+}
+
+/// The same without what no key is about, which is not to be compared.
+fn kinds(findings: &Findings) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    findings.iter().for_each(|(kind, ..)| *kinds.entry(kind.clone()).or_default() += 1);
+    kinds
+}
+
+fn record_of(master: &Master, key: &str) -> Record {
+    let key = Key::from_request_path(key).unwrap();
+    let entry = entries_of(master.db()).into_iter().find(|(other, _)| other == key.as_bytes());
+    Record::parse(&entry.expect("it has a record").1).unwrap()
+}
+
+/// Where a file of a key lies on the disk of one of `volumes`.
+fn file_at(volumes: &[Volume], place: &Replica, key: &str, file: File) -> PathBuf {
+    let key = Key::from_request_path(key).unwrap();
+    let volume = volumes.iter().find(|volume| volume.addr() == place.volume().as_str()).expect("it is ours");
+    let subvolume = place.as_str().strip_prefix(&volume.addr()).unwrap().trim_start_matches('/');
+    volume.dir().join(subvolume).join(path_of(&key, file).trim_start_matches('/'))
+}
+
+/// The file of replica `index` of a key.
+fn replica_file(master: &Master, volumes: &[Volume], key: &str, index: usize) -> PathBuf {
+    let record = record_of(master, key);
+    file_at(volumes, &record.replicas[index], key, File::Blob(record.generation))
+}
+
+fn flip_a_bit(path: &Path) {
+    let mut content = fs::read(path).expect("the replica is there");
+    content[3] ^= 1;
+    fs::write(path, content).expect("it can be written");
+}
+
+fn age(path: &Path, age: Duration) {
+    let file = fs::File::options().write(true).open(path).expect("it is there");
+    file.set_modified(SystemTime::now() - age).expect("its time can be set");
+}
+
+fn write(path: &Path, content: &[u8]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, content).unwrap();
+}
+
+fn state_of(master: &Master) -> serde_json::Value {
+    let mut path = master.db().as_os_str().to_owned();
+    path.push(".state");
+    serde_json::from_slice(&fs::read(path).expect("it is there")).expect("it is JSON")
+}
+
+const DAYS: Duration = Duration::from_secs(3 * 24 * 60 * 60);
+
+#[test]
+fn a_clean_cluster_is_called_clean_and_it_is_remembered_when() {
+    let mut cluster = Cluster::start();
+    (0..50).for_each(|number| cluster.master.put(&format!("/{number}"), b"some content"));
+    (0..5).for_each(|number| {
+        assert_eq!(cluster.master.call("UNLINK", &format!("/{number}"), b"").status, 204);
+        assert_eq!(cluster.master.call("REPLACE", &format!("/1{number}"), b"more").status, 204);
+    });
+    eventually("old versions are removed", || {
+        cluster.files().iter().filter(|file| !file.ends_with(".meta")).count() == 150
+    });
+    assert!(cluster.master.stop().success());
+    for words in [&["scrub", "--quick"][..], &["scrub"], &["repair"]] {
+        let (left, mended) = findings(&cluster.master, words);
+        assert_eq!((left, mended), (vec![], vec![]), "{words:?}");
+    }
+    let (status, said) = cluster.master.job(&["scrub"]);
+    assert!(status.success() && said.contains("50 keys"), "{said}");
+    let state = state_of(&cluster.master);
+    assert_eq!((&state["last_scrub"]["keys"], &state["last_scrub"]["left"]), (&50.into(), &0.into()));
+    assert_eq!(state["last_scrub"]["bytes"], 3 * (45 * 12 + 5 * 4));
+    for volume in &cluster.volumes {
+        assert!(state["clean"][volume.addr()]["contents_us"].as_u64() > Some(0), "{state}");
+    }
+}
+
+#[test]
+fn every_kind_of_damage_is_found_and_what_has_a_good_copy_is_mended() {
+    let mut cluster = Cluster::start();
+    let body = |key: &str| format!("the content of {key}").into_bytes();
+    let keys =
+        ["/absent", "/flipped", "/short", "/empty", "/gone", "/revived", "/replaced", "/directory", "/fine"];
+    keys.iter().for_each(|key| cluster.master.put(key, &body(key)));
+    assert_eq!(cluster.master.call("REPLACE", "/replaced", &body("/replaced")).status, 204);
+    assert_eq!(cluster.master.call("UNLINK", "/fine", b"").status, 204);
+    eventually("the old version is removed", || {
+        cluster.files().iter().filter(|file| !file.ends_with(".meta")).count() == 3 * keys.len()
+    });
+    assert!(cluster.master.stop().success());
+    let (master, volumes) = (&cluster.master, &cluster.volumes);
+    let replica = |key: &str, index| replica_file(master, volumes, key, index);
+    fs::remove_file(replica("/absent", 0)).unwrap();
+    flip_a_bit(&replica("/flipped", 1));
+    fs::write(replica("/short", 2), b"the").unwrap();
+    fs::write(replica("/empty", 0), b"").unwrap();
+    (0..3).for_each(|index| fs::remove_file(replica("/gone", index)).unwrap());
+    fs::remove_file(replica("/directory", 1)).unwrap();
+    let directory = replica("/directory", 1);
+    fs::create_dir(&directory).unwrap();
+    // A volume that was away when the key was written again, and what else may lie about.
+    let replaced = record_of(master, "/replaced").replicas[0].clone();
+    write(&file_at(volumes, &replaced, "/replaced", File::Blob(None)), b"an old version");
+    let stranger = Placer::new(volumes.iter().map(|volume| volume.addr().parse().unwrap()).collect(), 1, 10);
+    let orphan = stranger.placement(b"/orphan")[0].clone();
+    write(&file_at(volumes, &orphan, "/orphan", File::Blob(None)), b"nobody knows it");
+    write(&file_at(volumes, &orphan, "/orphan", File::Sidecar), br#"{"state":"live","state_time":1}"#);
+    let revived = record_of(master, "/revived").replicas[0].clone();
+    let sidecar = br#"{"state":"deleted","state_time":9999999999999999}"#;
+    write(&file_at(volumes, &revived, "/revived", File::Sidecar), sidecar);
+
+    let place = |key: &str, index: usize| record_of(master, key).replicas[index].to_string();
+    let row = |kind: &str, key: &str, place: &str| (kind.to_owned(), key.to_owned(), place.to_owned());
+    let mut quick = vec![
+        row("under-replicated", "/absent", &place("/absent", 0)),
+        row("corrupt", "/short", &place("/short", 2)),
+        row("corrupt", "/empty", &place("/empty", 0)),
+        row("missing", "/gone", ""),
+        row("under-replicated", "/gone", &place("/gone", 0)),
+        row("under-replicated", "/gone", &place("/gone", 1)),
+        row("under-replicated", "/gone", &place("/gone", 2)),
+        row("under-replicated", "/directory", &place("/directory", 1)),
+        row("leftover", "/replaced", replaced.as_str()),
+        row("orphan", "/orphan", orphan.as_str()),
+        row("stray-sidecar", "/orphan", orphan.as_str()),
+        row("wrong-sidecar", "/revived", ""),
+    ];
+    quick.sort();
+    let before = cluster.files();
+    assert_eq!(findings(master, &["scrub", "--quick"]), (quick.clone(), vec![]));
+    let mut all = quick;
+    all.push(row("corrupt", "/flipped", &place("/flipped", 1)));
+    all.sort();
+    assert_eq!(findings(master, &["scrub"]), (all.clone(), vec![]));
+    assert_eq!(cluster.files(), before, "a scrub changes nothing");
+
+    let (left, mended) = findings(master, &["repair"]);
+    let is_stray = |kind: &str| ["leftover", "orphan", "stray-sidecar"].contains(&kind);
+    let is_lost =
+        |(kind, key, _): &&(String, String, String)| is_stray(kind) || key == "/gone" || key == "/directory";
+    let mut lost: Findings = all.iter().filter(is_lost).cloned().collect();
+    // What can't be put back is not named any more.
+    lost.iter_mut().filter(|(_, key, _)| key == "/directory").for_each(|(.., place)| place.clear());
+    lost.sort();
+    assert_eq!(left, lost);
+    assert_eq!(mended, all.iter().filter(|row| !is_lost(row)).cloned().collect::<Vec<_>>());
+    fs::remove_dir(&directory).unwrap();
+    assert_eq!(findings(master, &["repair"]).1, [row("under-replicated", "/directory", "")]);
+    // Every replica by itself.
+    for key in keys.iter().filter(|key| **key != "/gone") {
+        (0..3)
+            .for_each(|index| assert_eq!(fs::read(replica(key, index)).unwrap(), body(key), "{key} {index}"));
+    }
+    // A rebuild believes it too.
+    fs::rename(master.db(), master.own_dir().join("lost")).unwrap();
+    let (_, said) = master.job(&["rebuild"]);
+    assert_eq!(record_of(master, "/revived").state, State::Live, "{said}");
+    assert_eq!(
+        record_of(master, "/revived").md5.map(|md5| md5.to_string()),
+        Some(format!("{:x}", md5::compute(body("/revived"))))
+    );
+}
+
+/// A stopped cluster with blobs and, at paths that no record names, files of the given age.
+fn with_orphans(blobs: usize, orphans: &[(&str, Duration)]) -> Cluster {
+    let mut cluster = Cluster::start();
+    (0..blobs).for_each(|number| cluster.master.put(&format!("/{number}"), b"some content"));
+    assert!(cluster.master.stop().success());
+    let places =
+        Placer::new(cluster.volumes.iter().map(|volume| volume.addr().parse().unwrap()).collect(), 1, 10);
+    for (key, old) in orphans {
+        let path = file_at(&cluster.volumes, &places.placement(key.as_bytes())[0], key, File::Blob(None));
+        write(&path, b"nobody knows it");
+        age(&path, *old);
+    }
+    cluster
+}
+
+/// The index is as old as it must be to know what is older than a day.
+fn make_the_index_old(master: &Master) {
+    findings(master, &["scrub", "--quick"]);
+    let mut path = master.db().as_os_str().to_owned();
+    path.push(".state");
+    let mut state = state_of(master);
+    let since_us = state["index"]["since_us"].as_u64().expect("it is known");
+    state["index"]["since_us"] = (since_us - 10 * 86_400_000_000).into();
+    fs::write(path, state.to_string()).unwrap();
+}
+
+#[test]
+fn orphans_are_removed_only_when_asked_for_and_with_care() {
+    let cluster = with_orphans(50, &[("/old", DAYS), ("/young", Duration::from_secs(3600))]);
+    let master = &cluster.master;
+    let left =
+        |words: &[&str]| findings(master, words).0.into_iter().map(|(_, key, _)| key).collect::<Vec<_>>();
+    assert_eq!(left(&["repair"]), ["/old", "/young"]);
+    assert_eq!(
+        left(&["repair", "--delete-orphans"]),
+        ["/old", "/young"],
+        "the index is younger than the old one"
+    );
+    make_the_index_old(master);
+    assert_eq!(left(&["repair", "--delete-orphans"]), ["/young"]);
+    assert_eq!(cluster.files().len(), 50 * 3 + 1);
+    assert_eq!(left(&["repair", "--delete-orphans", "--force"]), ["/young"], "a day is a day");
+}
+
+#[test]
+fn too_many_orphans_are_a_sign_that_the_index_is_wrong() {
+    let names: Vec<String> = (0..10).map(|number| format!("/orphan/{number}")).collect();
+    let orphans: Vec<(&str, Duration)> = names.iter().map(|name| (name.as_str(), DAYS)).collect();
+    let cluster = with_orphans(20, &orphans);
+    make_the_index_old(&cluster.master);
+    let (left, mended) = findings(&cluster.master, &["repair", "--delete-orphans"]);
+    assert_eq!(kinds(&left), BTreeMap::from([("orphan".into(), 10), ("other".into(), 1)]));
+    assert_eq!((mended, cluster.files().len()), (vec![], 70));
+    let (left, mended) = findings(&cluster.master, &["repair", "--delete-orphans", "--force"]);
+    assert_eq!((left, mended.len(), cluster.files().len()), (vec![], 10, 60));
+}
+
+#[test]
+fn without_an_md5_most_replicas_decide_or_nobody() {
+    let mut cluster = Cluster::of(3, |master| master.flag("md5sum", "false"));
+    let keys = ["/two-to-one", "/all-differ", "/one-left"];
+    keys.iter().for_each(|key| cluster.master.put(key, b"some content"));
+    assert!(cluster.master.stop().success());
+    let (master, volumes) = (&cluster.master, &cluster.volumes);
+    let replica = |key: &str, index| replica_file(master, volumes, key, index);
+    fs::write(replica("/two-to-one", 0), b"same content").unwrap();
+    fs::write(replica("/all-differ", 0), b"same content").unwrap();
+    fs::write(replica("/all-differ", 1), b"lame content").unwrap();
+    (0..2).for_each(|index| fs::remove_file(replica("/one-left", index)).unwrap());
+    let (left, mended) = findings(master, &["repair"]);
+    assert_eq!(kinds(&left), BTreeMap::from([("undecided".into(), 1)]));
+    assert_eq!(kinds(&mended), BTreeMap::from([("corrupt".into(), 1), ("under-replicated".into(), 2)]));
+    for key in ["/two-to-one", "/one-left"] {
+        (0..3).for_each(|index| assert_eq!(fs::read(replica(key, index)).unwrap(), b"some content", "{key}"));
+    }
+    let contents: Vec<Vec<u8>> =
+        (0..3).map(|index| fs::read(replica("/all-differ", index)).unwrap()).collect();
+    assert_eq!(contents, [b"same content", b"lame content", b"some content"], "nobody is called wrong");
+}
+
+#[test]
+fn a_scrub_fills_in_the_md5_that_nothing_told() {
+    let mut cluster = Cluster::of(3, |master| master.flag("md5sum", "false"));
+    cluster.master.put("/a", b"some content");
+    assert!(cluster.master.stop().success());
+    let with_md5 = Master::builder(&addresses(&cluster.volumes)).db(cluster.master.db()).build();
+    assert_eq!(findings(&with_md5, &["scrub", "--quick"]).0, []);
+    assert_eq!(record_of(&with_md5, "/a").md5, None);
+    assert_eq!(findings(&with_md5, &["scrub"]).0, []);
+    let md5 = Md5::parse(&format!("{:x}", md5::compute(b"some content")));
+    assert_eq!(record_of(&with_md5, "/a").md5, md5);
+}
+
+#[test]
+fn the_last_replica_is_taken_back_wherever_it_lies() {
+    let mut cluster = Cluster::of(5, |master| master);
+    let keys: Vec<String> = (0..6).map(|number| format!("/{number}")).collect();
+    keys.iter().for_each(|key| cluster.master.put(key, key.as_bytes()));
+    assert!(cluster.master.stop().success());
+    let (master, volumes) = (&cluster.master, &cluster.volumes);
+    let placer = Placer::new(volumes.iter().map(|volume| volume.addr().parse().unwrap()).collect(), 3, 10);
+    for key in &keys {
+        let elsewhere = placer.ranked(key.as_bytes())[4].clone();
+        write(&file_at(volumes, &elsewhere, key, File::Blob(None)), key.as_bytes());
+        age(&file_at(volumes, &elsewhere, key, File::Blob(None)), DAYS);
+        (0..3).for_each(|index| fs::remove_file(replica_file(master, volumes, key, index)).unwrap());
+    }
+    let (_, mended) = findings(master, &["repair", "--delete-orphans", "--force"]);
+    assert_eq!(kinds(&mended), BTreeMap::from([("orphan".into(), 6)]));
+    assert_eq!(findings(master, &["scrub"]), (vec![], vec![]));
+    cluster.master.start_again();
+    keys.iter().for_each(|key| assert_eq!(cluster.master.fetch(key), (200, key.clone().into_bytes())));
+    assert_eq!(cluster.files().len(), 18);
+}
+
+#[test]
+fn a_volume_that_is_away_is_said_and_mended_around() {
+    let mut cluster = Cluster::of(5, |master| master);
+    (0..30).for_each(|number| cluster.master.put(&format!("/{number}"), b"some content"));
+    assert!(cluster.master.stop().success());
+    let away = cluster.volumes[0].addr();
+    cluster.volumes[0].stop();
+    let (left, mended) = findings(&cluster.master, &["repair", "--quick"]);
+    assert!(
+        left.iter().all(|(kind, _, place)| kind == "unreachable" && place.starts_with(&away)),
+        "{left:?}"
+    );
+    assert!(left.len() > 3 && mended.is_empty(), "{left:?} {mended:?}");
+    assert_eq!(state_of(&cluster.master)["clean"][&away], serde_json::Value::Null);
+    cluster.volumes[0].start_again();
+    assert_eq!(findings(&cluster.master, &["scrub"]), (vec![], vec![]));
+}
+
+#[test]
+fn an_index_that_a_server_has_is_left_alone() {
+    let cluster = Cluster::start();
+    for job in ["scrub", "repair"] {
+        let (status, said) = cluster.master.job(&[job]);
+        assert_eq!(status.code(), Some(1));
+        assert!(said.trim().lines().count() <= 2 && said.contains("stop it first"), "{said}");
+    }
+}
