@@ -5,9 +5,10 @@
 //! refused with every other, so that a `--dry-run` that means nothing is never taken for one.
 
 use crate::maintenance::Rate;
+use crate::model::{Volume, VolumeMode};
 use crate::store::Check;
 use std::ffi::OsString;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -20,7 +21,9 @@ use structopt::clap::AppSettings;
     name = "mkv",
     usage = "mkv [flags] <command>",
     after_help = "Every flag can be written with one dash, as in the Go original (-volumes a:1,b:1 -protect -md5sum=false),\n\
-                  before or behind the command. mkv COMMAND --help tells about one command.",
+                  before or behind the command. mkv COMMAND --help tells about one command.\n\n\
+                  rebalance, scrub, repair, drain, undrain and volume-mode work on a stopped server's index, or with\n\
+                  --admin ADDR in a running server, while it serves. rebuild and verify-index need it stopped.",
     global_settings = &[
         AppSettings::UnifiedHelpMessage,
         AppSettings::NextLineHelp,
@@ -110,6 +113,18 @@ pub struct Arguments {
     #[structopt(long, env = "MKV_ADVERTISE", hide_env_values = true, value_name = "LIST")]
     pub advertise: Option<String>,
 
+    /// Address of the admin port, as 127.0.0.1:3900: where the server has it, and where jobs and questions find it
+    #[structopt(long, env = "MKV_ADMIN", hide_env_values = true, value_name = "ADDR")]
+    pub admin: Option<SocketAddr>,
+
+    /// What has to be shown to act on the admin port (better given as MKV_ADMIN_TOKEN)
+    #[structopt(long, env = "MKV_ADMIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub admin_token: Option<String>,
+
+    /// How often the server reads and checks everything by itself, spread over that time; 0 for never
+    #[structopt(long, env = "MKV_SCRUB_EVERY", hide_env_values = true, value_name = "TIME", default_value = "720h", parse(try_from_str = go_duration_or_zero))]
+    pub scrub_every: Duration,
+
     /// Take over volumes that belong to another cluster
     #[structopt(long, env = "MKV_ADOPT", hide_env_values = true, value_name = "BOOL", default_value = "false", parse(try_from_str = go_bool))]
     pub adopt: bool,
@@ -142,12 +157,54 @@ pub enum Command {
     },
     /// Make the index anew from what lies on the volumes (with the server stopped)
     Rebuild(RebuildArguments),
-    /// Move replicas to where they belong after volumes were added, removed or replaced (with the server stopped)
+    /// Move replicas to where they belong after volumes were added, removed or replaced
     Rebalance(RebalanceArguments),
-    /// Look for replicas that are missing or damaged, and for files that the index doesn't know (with the server stopped)
+    /// Look for replicas that are missing or damaged, and for files that the index doesn't know
     Scrub(ScrubArguments),
-    /// Look as scrub does, and restore what is missing or damaged from good copies (with the server stopped)
+    /// Look as scrub does, and restore what is missing or damaged from good copies
     Repair(RepairArguments),
+    /// Move everything off a volume, which takes no new blobs from now on
+    Drain(DrainArguments),
+    /// Let a volume take blobs again
+    Undrain {
+        /// As in --volumes
+        #[structopt(name = "VOLUME")]
+        volume: Volume,
+    },
+    /// Say what a volume is to be used for: alive, readonly, drain, or down
+    VolumeMode {
+        /// As in --volumes
+        #[structopt(name = "VOLUME")]
+        volume: Volume,
+
+        /// alive, readonly, drain or down
+        #[structopt(name = "MODE")]
+        mode: VolumeMode,
+    },
+    /// Show how a running server is
+    Status(AdminArguments),
+    /// Show the volumes of a running server
+    Volumes(AdminArguments),
+    /// Show, stop or slow down the jobs of a running server
+    Jobs {
+        /// For the answer.
+        #[structopt(flatten)]
+        flags: AdminArguments,
+
+        /// None lists them.
+        #[structopt(subcommand)]
+        command: Option<JobsCommand>,
+    },
+    /// List the keys of a running server that begin with PREFIX
+    Ls {
+        /// Percent-encoded where it has to be
+        #[structopt(name = "PREFIX", default_value = "/")]
+        prefix: String,
+
+        /// For the answer.
+        #[structopt(flatten)]
+        flags: AdminArguments,
+    },
     /// Read the whole index and check every entry (with the server stopped)
     VerifyIndex(JobArguments),
 }
@@ -158,6 +215,51 @@ pub struct JobArguments {
     /// Say nothing but what is left to be done
     #[structopt(short = "q", long)]
     pub quiet: bool,
+}
+
+/// How a running server's answer is shown.
+#[derive(Debug, Clone, PartialEq, Eq, StructOpt)]
+pub struct AdminArguments {
+    /// Print the answer as JSON
+    #[structopt(long)]
+    pub json: bool,
+}
+
+/// What to do with a job.
+#[derive(Debug, Clone, PartialEq, StructOpt)]
+pub enum JobsCommand {
+    /// Have it end when what it has begun is done
+    Stop {
+        /// Its number
+        #[structopt(name = "ID")]
+        id: u64,
+    },
+    /// Have it go on at another rate
+    Rate {
+        /// Its number
+        #[structopt(name = "ID")]
+        id: u64,
+
+        /// 100 (blobs per second), 50MB (per second), 100,50MB or unlimited
+        #[structopt(name = "RATE")]
+        rate: Rate,
+    },
+}
+
+/// How to drain.
+#[derive(Debug, Clone, PartialEq, StructOpt)]
+pub struct DrainArguments {
+    /// For all jobs.
+    #[structopt(flatten)]
+    pub job: JobArguments,
+
+    /// As in --volumes
+    #[structopt(name = "VOLUME")]
+    pub volume: Volume,
+
+    /// Copy no faster than this: 100 (blobs per second), 50MB (per second), or both as 100,50MB
+    #[structopt(long, value_name = "RATE")]
+    pub rate: Option<Rate>,
 }
 
 /// How to rebalance.
@@ -273,7 +375,10 @@ impl Arguments {
 const BOOLEANS: [&str; 5] = ["protect", "md5sum", "basicauth", "adopt", "v"];
 
 /// The flags of the cluster that have a value; a test holds this list to what [`Arguments`] declares.
-const VALUED: [&str; 14] = [
+const VALUED: [&str; 17] = [
+    "admin",
+    "admin-token",
+    "scrub-every",
     "db",
     "volumes",
     "port",
@@ -328,6 +433,11 @@ fn go_bool(text: &str) -> Result<bool, String> {
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err(format!("{text:?} is neither true nor false")),
     }
+}
+
+/// As [`go_duration`], or 0.
+fn go_duration_or_zero(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { go_duration(text) }
 }
 
 /// A duration in Go's spelling, more than zero.

@@ -5,7 +5,7 @@ use crate::cli::{Arguments, Sync};
 use crate::model::{Placer, Volume};
 use crate::store::{BodyLimits, StoreOptions};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 use thiserror::Error;
@@ -27,6 +27,12 @@ pub struct Config {
     pub voltimeout: Duration,
     /// `user:password` for the server's own requests.
     pub userpass: Option<String>,
+    /// Where the admin port is; `None` for nowhere.
+    pub admin: Option<SocketAddr>,
+    /// What has to be shown to act there.
+    pub admin_token: Option<String>,
+    /// How often everything is scrubbed; `None` for never.
+    pub scrub_every: Option<Duration>,
     /// Take over volumes of another cluster.
     pub adopt: bool,
     /// For the store.
@@ -89,6 +95,9 @@ impl Config {
             placer: placer(arguments)?,
             voltimeout: arguments.voltimeout,
             userpass: userpass(given(&arguments.userpass))?,
+            admin: arguments.admin,
+            admin_token: given(&arguments.admin_token).map(str::to_owned),
+            scrub_every: Some(arguments.scrub_every).filter(|every| !every.is_zero()),
             adopt: arguments.adopt,
             store: StoreOptions {
                 md5sum: arguments.md5sum,

@@ -1,30 +1,32 @@
-//! Runs a job from the command line, with the server stopped, and shows how far it is: a bar on a terminal, a line every
-//! few seconds elsewhere. What is left to be done in the end is listed, and the exit code tells.
+//! Runs a job from the command line, on a stopped server's index or by a running server, and shows how far it is: a bar
+//! on a terminal, a line every few seconds elsewhere. What is left to be done in the end is listed, and the exit code tells.
 
 use crate::cli::{
-    Arguments, JobArguments, RebalanceArguments, RebuildArguments, RepairArguments, ScrubArguments,
+    Arguments, DrainArguments, JobArguments, RebalanceArguments, RebuildArguments, RepairArguments,
+    ScrubArguments,
 };
 use crate::config::{Config, ConfigError};
 use crate::index::table::TableError;
 use crate::maintenance::rebalance::{self, Rebalanced};
 use crate::maintenance::rebuild::{self, RebuildError, RebuildRequest};
 use crate::maintenance::scrub::{self, Origin, RepairRequest, ScrubRequest};
-use crate::maintenance::verify;
-use crate::maintenance::{Control, Finding, MaintenanceError, OfflineRequest, Pace, Progress, Rate, Status};
-use crate::model::Volume;
+use crate::maintenance::{Control, Finding, MaintenanceError, OfflineRequest, Pace, Progress, Rate, Task};
+use crate::maintenance::{drain, verify};
+use crate::model::{Volume, VolumeMode};
+use crate::remote::{Remote, RemoteError};
+use crate::shown::Shown;
 use crate::store::Depth;
 use crate::volume::Timeouts;
-use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use thiserror::Error;
 
 /// Between two looks at a job.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Between two lines where there is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(5);
+/// Where a server that was started by `mkv up` has its admin port.
+const DEFAULT_ADMIN: ([u8; 4], u16) = ([127, 0, 0, 1], 3900);
 
 /// Why a job did not do all that was asked.
 #[derive(Debug, Error)]
@@ -38,6 +40,12 @@ pub enum JobError {
     /// The job could not go on.
     #[error("{0}: {1}")]
     Cluster(&'static str, #[source] MaintenanceError),
+    /// A running server was asked, and it did not work.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// Only a stopped server's index can be looked at so.
+    #[error("--dry-run looks at a stopped server's index; leave --admin out")]
+    NotOnline,
     /// The index can't be read.
     #[error("verify-index: {0}")]
     Verify(#[from] TableError),
@@ -80,6 +88,12 @@ pub fn rebuild(arguments: &Arguments, flags: &RebuildArguments) -> Result<(), Jo
 
 /// Runs `mkv rebalance`.
 pub fn rebalance(arguments: &Arguments, flags: &RebalanceArguments) -> Result<(), JobError> {
+    if let Some(remote) = remote(arguments) {
+        return match flags.dry_run {
+            true => Err(JobError::NotOnline),
+            false => Ok(remote.run(&Task::Rebalance, flags.rate, &flags.job, false)?),
+        };
+    }
     let request = offline(Config::new(arguments)?);
     let control = control(flags.rate, false);
     if flags.dry_run {
@@ -93,6 +107,10 @@ pub fn rebalance(arguments: &Arguments, flags: &RebalanceArguments) -> Result<()
 
 /// Runs `mkv scrub`.
 pub fn scrub(arguments: &Arguments, flags: &ScrubArguments) -> Result<(), JobError> {
+    if let Some(remote) = remote(arguments) {
+        let task = Task::Scrub { quick: flags.quick, scheduled: false };
+        return Ok(remote.run(&task, flags.rate, &flags.job, flags.json)?);
+    }
     let request = offline(Config::new(arguments)?);
     let control = control(flags.rate, flags.json);
     let depth = if flags.quick { Depth::Sizes } else { Depth::Contents };
@@ -102,6 +120,11 @@ pub fn scrub(arguments: &Arguments, flags: &ScrubArguments) -> Result<(), JobErr
 
 /// Runs `mkv repair`.
 pub fn repair(arguments: &Arguments, flags: &RepairArguments) -> Result<(), JobError> {
+    if let Some(remote) = remote(arguments) {
+        let (quick, delete_orphans, force) = (flags.scrub.quick, flags.delete_orphans, flags.force);
+        let task = Task::Repair { quick, delete_orphans, force };
+        return Ok(remote.run(&task, flags.scrub.rate, &flags.scrub.job, flags.scrub.json)?);
+    }
     let request = offline(Config::new(arguments)?);
     let control = control(flags.scrub.rate, flags.scrub.json);
     let depth = if flags.scrub.quick { Depth::Sizes } else { Depth::Contents };
@@ -110,6 +133,43 @@ pub fn repair(arguments: &Arguments, flags: &RepairArguments) -> Result<(), JobE
     let repair = RepairRequest { delete_orphans: flags.delete_orphans, force: flags.force, keep_old };
     let scrub = ScrubRequest { depth, repair: Some(repair), origin: Origin::Asked };
     run("repair", &control, &flags.scrub.job, || scrub::run_offline(&request, scrub, &control))
+}
+
+/// Runs `mkv drain`.
+pub fn drain(arguments: &Arguments, flags: &DrainArguments) -> Result<(), JobError> {
+    if let Some(remote) = remote(arguments) {
+        let task = Task::Drain { volume: flags.volume.to_string() };
+        return Ok(remote.run(&task, flags.rate, &flags.job, false)?);
+    }
+    let request = offline(Config::new(arguments)?);
+    let control = control(flags.rate, false);
+    run("drain", &control, &flags.job, || drain::run(&request, &flags.volume, &control))
+}
+
+/// Runs `mkv undrain` and `mkv volume-mode`.
+pub fn set_mode(arguments: &Arguments, volume: &Volume, mode: VolumeMode) -> Result<(), JobError> {
+    if let Some(remote) = remote(arguments) {
+        return Ok(remote.set_mode(volume.as_str(), &mode.to_string())?);
+    }
+    let request = offline(Config::new(arguments)?);
+    let done = drain::set_mode(&request, volume, mode, &Control::default());
+    done.map_err(|err| JobError::Cluster("volume-mode", err))?;
+    println!("{volume} is {mode} from now on");
+    Ok(())
+}
+
+/// Runs what only asks a running server.
+pub fn ask(
+    arguments: &Arguments,
+    question: impl FnOnce(&Remote) -> Result<(), RemoteError>,
+) -> Result<(), JobError> {
+    let address = arguments.admin.unwrap_or(SocketAddr::from(DEFAULT_ADMIN));
+    Ok(question(&Remote::new(address, arguments.admin_token.clone()))?)
+}
+
+/// The running server, if one is to do the job.
+fn remote(arguments: &Arguments) -> Option<Remote> {
+    Some(Remote::new(arguments.admin?, arguments.admin_token.clone()))
 }
 
 fn offline(config: Config) -> OfflineRequest {
@@ -185,47 +245,10 @@ fn shown<T>(name: &str, progress: &Progress, quiet: bool, work: impl FnOnce() ->
 }
 
 fn show(name: &str, progress: &Progress, over: &AtomicBool) {
-    let bar = std::io::stderr().is_terminal().then(|| {
-        let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg}")
-            .expect("the template is right");
-        ProgressBar::new(0).with_style(style).with_prefix(name.to_owned())
-    });
-    let mut said = Instant::now();
+    let mut shown = Shown::new(name, false);
     while !over.load(Ordering::Relaxed) {
         std::thread::sleep(LOOK_EVERY);
-        let status = progress.status();
-        if let Some(bar) = &bar {
-            bar.set_length(status.total);
-            bar.set_position(status.done);
-            bar.set_message(line(&status));
-        } else if said.elapsed() >= LINE_EVERY {
-            said = Instant::now();
-            eprintln!("{name}: {}", line(&status));
-        }
+        shown.look(&progress.status());
     }
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
-    }
-    eprintln!("{name}: {}", line(&progress.status()));
-}
-
-fn line(status: &Status) -> String {
-    let mut text = format!("{}, {} keys", status.phase, status.keys);
-    if status.total > 0 {
-        text += &format!(", {} of {}", status.done, status.total);
-    }
-    if status.bytes > 0 {
-        text += &format!(", {}", HumanBytes(status.bytes));
-    }
-    if status.mended > 0 {
-        text += &format!(", {} mended", status.mended);
-    }
-    if status.problems > 0 {
-        text += &format!(", {} problems", status.problems);
-    }
-    text += &format!(", {:.1} s", status.seconds);
-    if let Some(eta) = status.eta_seconds.filter(|eta| *eta > 0.5) {
-        text += &format!(", about {} left", HumanDuration(Duration::from_secs_f64(eta)));
-    }
-    text
+    shown.end(&progress.status());
 }

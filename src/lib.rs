@@ -2,15 +2,15 @@
 //! the volume server on every machine.
 //!
 //! Dependencies point one way, and a test keeps it so:
-//! `main → cli, config, job, server, up → api → maintenance → store → index, volume → model`.
+//! `main → cli, config, job, remote, server, up → api → maintenance → store → index, volume → model`.
 //!
 //! - [`model`]: keys, paths, placement, records; pure.
 //! - [`index`]: the actor that owns the LevelDB handle and the keys' locks.
 //! - [`volume`]: the HTTP client of the volumes, replication, health.
 //! - [`store`]: the use cases, free of HTTP.
-//! - [`maintenance`]: rebuild, rebalance, verify-index.
+//! - [`maintenance`]: rebuild, rebalance, scrub, repair, drain, verify-index; the actor that runs them in a server.
 //! - [`api`]: requests and status codes.
-//! - [`server`], [`up`], [`job`]: putting it together; [`config`] and [`cli`]: what was asked for.
+//! - [`server`], [`up`], [`job`], [`remote`]: putting it together; [`shown`]: what a person sees of a job; [`config`] and [`cli`]: what was asked for.
 
 pub mod api;
 pub mod cli;
@@ -19,7 +19,9 @@ pub mod index;
 pub mod job;
 pub mod maintenance;
 pub mod model;
+pub mod remote;
 pub mod server;
+pub mod shown;
 pub mod store;
 pub mod up;
 pub mod volume;

@@ -3,6 +3,7 @@
 use minikeyvalue::cli::{Arguments, Command};
 use minikeyvalue::config::{Config, ConfigError};
 use minikeyvalue::job::{self, JobError};
+use minikeyvalue::model::VolumeMode;
 use minikeyvalue::server::{self, ServerError};
 use minikeyvalue::up::{self, UpError};
 use std::process::ExitCode;
@@ -58,6 +59,13 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Some(Command::Rebalance(flags)) => job::rebalance(arguments, flags)?,
         Some(Command::Scrub(flags)) => job::scrub(arguments, flags)?,
         Some(Command::Repair(flags)) => job::repair(arguments, flags)?,
+        Some(Command::Drain(flags)) => job::drain(arguments, flags)?,
+        Some(Command::Undrain { volume }) => job::set_mode(arguments, volume, VolumeMode::Alive)?,
+        Some(Command::VolumeMode { volume, mode }) => job::set_mode(arguments, volume, *mode)?,
+        Some(Command::Status(flags)) => job::ask(arguments, |remote| remote.status(flags))?,
+        Some(Command::Volumes(flags)) => job::ask(arguments, |remote| remote.volumes(flags))?,
+        Some(Command::Jobs { flags, command }) => job::ask(arguments, |remote| remote.jobs(command, flags))?,
+        Some(Command::Ls { prefix, flags }) => job::ask(arguments, |remote| remote.ls(prefix, flags))?,
         Some(Command::VerifyIndex(flags)) => job::verify_index(arguments, flags)?,
     }
     Ok(())

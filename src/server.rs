@@ -1,14 +1,18 @@
 //! Puts the parts together and keeps them running: index thread, background arbiter, HTTP workers, signals.
 
+use crate::api::admin::{Admin, Guard};
 use crate::api::{self, Api, ApiOptions, LastAccepted};
 use crate::cli::Sync;
 use crate::config::Config;
 use crate::index::table::TableError;
 use crate::index::{self, IndexError, IndexSender, IndexServer, leveldb};
+use crate::maintenance::state::StateFile;
+use crate::maintenance::{Maintenance, MaintenanceError, Schedule};
 use crate::model::Volume;
 use crate::store::{Access, StoreParts, note_tombstones, settle_forever};
 use crate::volume::{self, ClusterId, Health, ProbeOutcome, Timeouts};
 use actix_rt::signal::unix::{Signal, SignalKind, signal};
+use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer};
 use futures_util::future::{Either, select};
 use log::{info, warn};
@@ -16,7 +20,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// How long running requests may go on after SIGTERM: a 1 GiB upload over a 100 Mbit line needs 90 s.
@@ -61,6 +65,9 @@ pub enum ServerError {
         /// The cluster that the index names.
         ours: String,
     },
+    /// What is remembered beside the index can't be read or written.
+    #[error(transparent)]
+    Maintenance(#[from] MaintenanceError),
     /// A socket or signal failed.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -119,8 +126,15 @@ async fn serve(config: Config, mut index: IndexServer) -> Result<(), ServerError
         .await?
         .parse()
         .map_err(|err| TableError::Corrupt { reason: format!("the cluster id can't be read: {err}") })?;
+    let state = Arc::new(StateFile::open(&config.db).map_err(MaintenanceError::from)?);
+    state.apply(&parts.store.placer);
     check_volumes(&parts, &cluster, config.adopt).await?;
     let server = listen(&config, &parts)?;
+    let jobs = StoreParts { timeouts: Timeouts::for_jobs(config.voltimeout), ..parts.store.clone() };
+    let maintenance = Maintenance::start(jobs, state, Schedule { scrub_every: config.scrub_every });
+    if let Some(address) = config.admin {
+        actix_rt::spawn(listen_for_admin(address, &config, &parts, &maintenance)?);
+    }
     work_in_background(&parts, cluster, config.adopt);
     info!("serving {} volumes on port {}", config.placer.volumes().len(), config.port);
     let signals = std::pin::pin!(stop_at_signal(server.handle()));
@@ -129,6 +143,7 @@ async fn serve(config: Config, mut index: IndexServer) -> Result<(), ServerError
         Either::Left((err, _)) => return Err(err.into()),
         Either::Right((Either::Left((ended, _)) | Either::Right((ended, _)), _)) => ended,
     };
+    maintenance.shut_down().await;
     index.close().await?;
     info!("stopped");
     Ok(ended?)
@@ -158,6 +173,31 @@ fn listen(config: &Config, parts: &Parts) -> Result<actix_web::dev::Server, Serv
         .disable_signals();
     let address = SocketAddr::new(address(config.listen), config.port);
     let bound = server.bind(address).map_err(|source| ServerError::Bind { port: config.port, source })?;
+    Ok(bound.run())
+}
+
+/// The admin port has one worker: a person or two, and whoever scrapes.
+fn listen_for_admin(
+    address: SocketAddr,
+    config: &Config,
+    parts: &Parts,
+    maintenance: &Maintenance,
+) -> Result<actix_web::dev::Server, ServerError> {
+    let (store, maintenance, started) = (parts.store.clone(), maintenance.clone(), Instant::now());
+    let guard = Guard::new(address.ip(), config.admin_token.clone());
+    let app = move || {
+        let guard = guard.clone();
+        let admin = Admin { store: store.store(), maintenance: maintenance.clone(), started };
+        App::new()
+            .wrap(from_fn(move |request, next| {
+                let guard = guard.clone();
+                async move { guard.check(request, next).await }
+            }))
+            .configure(|routes| api::admin::configure(routes, Rc::new(admin)))
+    };
+    let server = HttpServer::new(app).workers(1).client_request_timeout(HEAD_TIMEOUT).disable_signals();
+    let bound = server.bind(address).map_err(|source| ServerError::Bind { port: address.port(), source })?;
+    info!("the admin port is {address}");
     Ok(bound.run())
 }
 

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::env;
 use std::io;
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -19,6 +19,9 @@ use thiserror::Error;
 
 /// As many volumes as there are replicas by default.
 const VOLUMES: u16 = 3;
+
+/// The admin port is so far above the master's: 3900, if that is 3000.
+const ADMIN_ABOVE: u16 = 900;
 
 /// How long a volume may take until it answers; nginx needs some 50 ms.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -78,6 +81,8 @@ pub fn run(arguments: &Arguments, dir: &Path) -> Result<(), UpError> {
     let ports = arguments.port + 1..=last;
     let names: Vec<String> = ports.clone().map(|port| format!("localhost:{port}")).collect();
     let mut arguments = arguments.clone();
+    let admin = arguments.port.checked_add(ADMIN_ABOVE).map(|port| (Ipv4Addr::LOCALHOST, port).into());
+    arguments.admin = arguments.admin.or(admin);
     arguments.db.get_or_insert_with(|| dir.join("indexdb").to_string_lossy().into_owned());
     arguments.volumes.get_or_insert_with(|| names.join(","));
     let config = Config::new(&arguments)?;
@@ -89,7 +94,7 @@ pub fn run(arguments: &Arguments, dir: &Path) -> Result<(), UpError> {
     for (child, port) in volumes.0.iter_mut().zip(ports) {
         wait_for(child, port)?;
     }
-    greet(dir, arguments.port);
+    greet(dir, &config);
     Ok(server::run(config)?)
 }
 
@@ -131,13 +136,16 @@ fn answers(port: u16) -> bool {
     TcpStream::connect(("localhost", port)).is_ok()
 }
 
-fn greet(dir: &Path, port: u16) {
+fn greet(dir: &Path, config: &Config) {
+    let port = config.port;
+    let admin = config.admin.map(|admin| admin.to_string()).unwrap_or_default();
     println!(
         "\nThree volumes and a master, with everything below {}. In another terminal:\n\n    \
          curl -L -T FILE localhost:{port}/KEY     store a file\n    \
          curl -L -o FILE localhost:{port}/KEY     fetch it\n    \
          curl 'localhost:{port}/?list'            list all keys\n    \
-         curl -X DELETE localhost:{port}/KEY      delete it\n\n\
+         curl -X DELETE localhost:{port}/KEY      delete it\n    \
+         ./mkv status --admin {admin}    see how it is\n\n\
          Ctrl-C stops it; running it again goes on where it was.\n",
         dir.display()
     );

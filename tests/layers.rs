@@ -4,17 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with the modules of this crate that it may name.
-const MAY_USE: [(&str, &[&str]); 11] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("model", &[]),
     ("index", &["model"]),
     ("volume", &["model"]),
     ("store", &["index", "volume", "model"]),
     ("maintenance", &["store", "index", "volume", "model"]),
     ("api", &["maintenance", "store", "index", "volume", "model"]),
-    ("cli", &["maintenance", "store"]),
+    ("cli", &["maintenance", "store", "model"]),
     ("config", &["cli", "api", "store", "model"]),
-    ("job", &["cli", "config", "maintenance", "store", "index", "volume", "model"]),
-    ("server", &["cli", "config", "api", "store", "index", "volume", "model"]),
+    ("shown", &["maintenance"]),
+    ("remote", &["cli", "shown", "maintenance"]),
+    ("job", &["remote", "shown", "cli", "config", "maintenance", "store", "index", "volume", "model"]),
+    ("server", &["cli", "config", "api", "maintenance", "store", "index", "volume", "model"]),
     ("up", &["cli", "config", "server"]),
 ];
 

@@ -1,6 +1,7 @@
 //! The native HTTP API: every method on one screen. Requests become use cases of the store here, and their
 //! outcomes become status codes (docs/http.md).
 
+pub mod admin;
 mod auth;
 mod blob;
 mod body;

@@ -2,6 +2,8 @@
 //! nothing: what it decides stands in a pure part, what it does in a small one, and it says how far it is in a
 //! [`Progress`] that whoever shows it reads.
 
+mod actor;
+pub mod drain;
 mod offline;
 mod pace;
 mod pages;
@@ -12,6 +14,7 @@ pub mod state;
 mod status;
 pub mod verify;
 
+pub use actor::{BeginError, DEFAULT_RATE, Job, JobState, Maintenance, NoSuchJob, Order, Schedule, Task};
 pub use offline::{MaintenanceError, OfflineRequest};
 pub use pace::{Pace, Rate};
 pub use status::{Control, Finding, Kind, Progress, Status};

@@ -2,6 +2,7 @@
 
 use super::Control;
 use super::pages::Pages;
+use super::state::StateFile;
 use crate::index::table::TableError;
 use crate::index::{self, Index, IndexError, IndexServer, leveldb};
 use crate::model::{Placer, Replica, Volume};
@@ -57,6 +58,21 @@ pub enum MaintenanceError {
         /// The cluster that the index names.
         ours: String,
     },
+    /// Not one of the cluster's.
+    #[error("{0} is none of the volumes in --volumes")]
+    NoSuchVolume(Volume),
+    /// Blobs would have too few places left.
+    #[error(
+        "without {volume} there are {left} volumes for new blobs, and every blob needs {replicas}; add one first"
+    )]
+    TooFewVolumes {
+        /// The volume.
+        volume: Volume,
+        /// How many would be left.
+        left: usize,
+        /// How many are needed.
+        replicas: usize,
+    },
     /// The state of the cluster can't be kept.
     #[error(transparent)]
     State(#[from] super::state::StateError),
@@ -66,6 +82,7 @@ pub enum MaintenanceError {
 pub(super) struct Opened {
     pub(super) parts: StoreParts,
     pub(super) survey: Survey,
+    pub(super) state: Arc<StateFile>,
     adopt: bool,
 }
 
@@ -87,8 +104,10 @@ pub(super) fn run<T>(
         let mut index = index;
         let work = async {
             control.progress.begin("reading the index", 0);
-            let survey = Survey::of(&index.sender().handle(), &request.placer).await;
-            work(Opened::new(request, index.sender(), survey.map_err(MaintenanceError::Index)?)).await
+            let state = Arc::new(StateFile::open(&request.db)?);
+            state.apply(&request.placer);
+            let survey = Survey::of(&index.sender().handle(), &request.placer).await?;
+            work(Opened::new(request, index.sender(), survey, state)).await
         };
         let done = match until_stopped(work, &control.stop).await {
             Err(MaintenanceError::Index(IndexError::Stopped)) => {
@@ -130,7 +149,12 @@ impl Drop for Watching {
 }
 
 impl Opened {
-    fn new(request: &OfflineRequest, index: index::IndexSender, survey: Survey) -> Opened {
+    fn new(
+        request: &OfflineRequest,
+        index: index::IndexSender,
+        survey: Survey,
+        state: Arc<StateFile>,
+    ) -> Opened {
         let mut known = request.placer.volumes().to_vec();
         known.extend(survey.strangers.iter().cloned());
         let parts = StoreParts {
@@ -141,7 +165,7 @@ impl Opened {
             options: Arc::new(request.store.clone()),
             userpass: request.userpass.clone(),
         };
-        Opened { parts, survey, adopt: request.adopt }
+        Opened { parts, survey, state, adopt: request.adopt }
     }
 
     /// Finds out which volumes are up, and goes on doing so. The volumes that are given must be ours, or nobody's until

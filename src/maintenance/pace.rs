@@ -1,6 +1,7 @@
 //! How fast a job goes: blobs and bytes per second, changeable while it runs.
 
 use actix_rt::time::sleep;
+use std::fmt;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -47,6 +48,11 @@ impl Pace {
         debt.rate = rate;
     }
 
+    /// How fast it goes.
+    pub fn rate(&self) -> Rate {
+        self.debt().rate
+    }
+
     /// Says what was done.
     pub fn charge(&self, blobs: u64, bytes: u64) {
         let mut debt = self.debt();
@@ -88,14 +94,31 @@ impl Debt {
     }
 }
 
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.blobs, self.bytes) {
+            (None, None) => f.write_str("unlimited"),
+            (Some(blobs), None) => write!(f, "{blobs}"),
+            (None, Some(bytes)) => write!(f, "{bytes}B"),
+            (Some(blobs), Some(bytes)) => write!(f, "{blobs},{bytes}B"),
+        }
+    }
+}
+
 impl FromStr for Rate {
     type Err = String;
 
-    /// `100` is blobs per second, `50MB` bytes per second, `100,50MB` both.
+    /// `unlimited`, or: `100` is blobs per second, `50MB` bytes per second, `100,50MB` both.
     fn from_str(text: &str) -> Result<Rate, String> {
-        let fault =
-            || format!("{text:?} is no rate; write 100 (blobs per second), 50MB (per second) or 100,50MB");
+        let fault = || {
+            format!(
+                "{text:?} is no rate; write 100 (blobs per second), 50MB (per second), 100,50MB or unlimited"
+            )
+        };
         let mut rate = Rate::default();
+        if text == "unlimited" {
+            return Ok(rate);
+        }
         for part in text.split(',') {
             let digits = part.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
             let number: f64 = digits.parse().map_err(|_| fault())?;
@@ -125,6 +148,9 @@ mod tests {
         assert_eq!("100".parse(), rate(Some(100.0), None));
         assert_eq!("1.5MB".parse(), rate(None, Some(1.5e6)));
         assert_eq!("20,2GB".parse(), rate(Some(20.0), Some(2e9)));
+        for text in ["unlimited", "0.5", "7B", "20,2000B"] {
+            assert_eq!(text.parse::<Rate>().map(|rate| rate.to_string()), Ok(text.to_owned()));
+        }
         for text in ["", "0", "-1", "fast", "1TBB", "1,2", "1MB,", "inf", "NaN"] {
             assert!(text.parse::<Rate>().is_err(), "{text}");
         }

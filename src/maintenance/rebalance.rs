@@ -4,7 +4,7 @@
 //! under its lock. Here is what surrounds it: which keys, how many at once, how fast, and what is left in the end.
 
 use super::Control;
-use super::offline::{self, MaintenanceError, OfflineRequest};
+use super::offline::{self, MaintenanceError, OfflineRequest, Survey};
 use super::pages::Pages;
 use crate::index::IndexError;
 use crate::model::{Key, Record, Replica, Volume};
@@ -71,6 +71,29 @@ pub fn run(request: &OfflineRequest, control: &Control) -> Result<(), Maintenanc
     })
 }
 
+/// As [`run`], in a server that goes on serving. Old copies stay for the grace period, and what has to be removed is in
+/// the background.
+pub(super) async fn run_online(store: &Store, grace: Duration, control: &Control) -> Result<(), IndexError> {
+    control.progress.begin("reading the index", 0);
+    let survey = Survey::of(store.index(), store.placer()).await?;
+    control.progress.begin("moving", survey.away);
+    let job = Rebalance { store, keep_old: grace, control };
+    let mut again = job.all().await?;
+    for _ in 0..TRIES {
+        if again.is_empty() || control.is_stopped() {
+            break;
+        }
+        control.progress.begin("waiting for what is in the way", again.len() as u64);
+        job.wait(grace + SETTLE_SLACK).await;
+        again = job.some(again.into_iter().map(|(key, _)| key).collect()).await?;
+    }
+    job.leave(again);
+    if control.is_stopped() {
+        control.progress.problem(None, None, "stopped before the end; run it again");
+    }
+    Ok(())
+}
+
 /// Finds out what [`run`] would do, and does nothing.
 pub fn preview(request: &OfflineRequest, control: &Control) -> Result<Rebalanced, MaintenanceError> {
     offline::run(request, control, async |opened| {
@@ -111,7 +134,7 @@ enum Tried {
 impl Rebalance<'_> {
     /// Moves every key that isn't home, and removes what was moved away or is left of earlier writes: for an index that
     /// nobody else uses. Waits up to about twice `grace` for what is in doubt.
-    async fn all_and_settle(&self, grace: Duration) -> Result<(), IndexError> {
+    pub(super) async fn all_and_settle(&self, grace: Duration) -> Result<(), IndexError> {
         let mut again = match select(pin!(self.all()), pin!(self.settle_for_ever())).await {
             Either::Left((done, _)) => done?,
             Either::Right((failed, _)) => return Err(failed),
@@ -230,6 +253,14 @@ impl Rebalance<'_> {
         self.control.progress.add_keys(1);
         self.control.progress.step();
         Tried::Done
+    }
+
+    /// Waits, but not when it is to stop.
+    async fn wait(&self, time: Duration) {
+        let begun = Instant::now();
+        while begun.elapsed() < time && !self.control.is_stopped() {
+            sleep(SETTLE_EVERY).await;
+        }
     }
 
     fn leave(&self, again: Vec<(Key, String)>) {

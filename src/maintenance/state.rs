@@ -2,6 +2,7 @@
 //! last scrubs found, and since when there is this index. JSON, written whole and exchanged by a rename. It may be thrown
 //! away: volumes are alive then, and nothing was ever scrubbed.
 
+use super::MaintenanceError;
 use super::status::Kind;
 use crate::index::now_us;
 use crate::model::{Placer, Volume, VolumeMode};
@@ -155,8 +156,26 @@ impl StateFile {
         }
     }
 
-    /// Sets what the operator wants of a volume, which is one of the placer's.
-    pub fn set_mode(&self, placer: &Placer, volume: &Volume, mode: VolumeMode) -> Result<(), StateError> {
+    /// Sets what the operator wants of a volume, and has placement know it. Refused when too few volumes would be left
+    /// for new blobs.
+    pub fn set_mode(
+        &self,
+        placer: &Placer,
+        volume: &Volume,
+        mode: VolumeMode,
+    ) -> Result<(), MaintenanceError> {
+        if !placer.volumes().contains(volume) {
+            return Err(MaintenanceError::NoSuchVolume(volume.clone()));
+        }
+        let takes_blobs = |other: &&Volume| *other != volume && placer.mode_of(other) == VolumeMode::Alive;
+        let left = placer.volumes().iter().filter(takes_blobs).count();
+        if mode != VolumeMode::Alive && left < placer.replicas() {
+            return Err(MaintenanceError::TooFewVolumes {
+                volume: volume.clone(),
+                left,
+                replicas: placer.replicas(),
+            });
+        }
         self.change(|now| match mode {
             VolumeMode::Alive => drop(now.volumes.remove(volume.as_str())),
             mode => drop(now.volumes.insert(volume.to_string(), mode)),

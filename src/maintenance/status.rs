@@ -42,7 +42,7 @@ pub enum Kind {
 }
 
 /// Something that is not as it should be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// What sort of thing it is.
     pub kind: Kind,
@@ -57,7 +57,7 @@ pub struct Finding {
 }
 
 /// A job at one moment.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// What it is doing, as `reading the volumes`.
     pub phase: String,

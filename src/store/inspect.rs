@@ -236,6 +236,17 @@ impl Store {
         Ok(count)
     }
 
+    /// Whether a rebuild would believe the sidecars beside `record` and at other `places` to say what the record says.
+    pub async fn is_noted(&self, key: &Key, record: &Record, places: &[Replica]) -> bool {
+        let mut all = record.replicas.clone();
+        all.extend(places.iter().filter(|place| !record.replicas.contains(place)).cloned());
+        let (noted, _) = self.read_sidecars(key, &all).await;
+        match noted.first() {
+            Some(newest) => super::sidecars::agrees(newest, record),
+            None => record.is_live() && record.generation.is_none(),
+        }
+    }
+
     /// Has the sidecars of a key say what the record says, newer than every other that there may be.
     pub async fn rewrite_sidecars(&self, key: &Key) -> Result<(), StoreError> {
         let reservation = self.index.reserve(key, Verb::Hold).await?;

@@ -4,6 +4,7 @@
 // Nothing outside of this binary can use what it declares.
 #![allow(unreachable_pub)]
 
+mod admin;
 mod bad_input;
 mod go_cluster;
 mod harness;

@@ -68,12 +68,12 @@ fn typed_in(dir: &TempDir, ports: &[PortLease], block: &str) -> String {
     )
 }
 
-/// The port of the master and the three that follow it.
+/// The port of the master, the three that follow it, and the admin port.
 fn four_ports() -> Vec<PortLease> {
     wait_for("four ports in a row are free", || {
         let first = PortLease::new();
         let rest: Option<Vec<PortLease>> =
-            (1..4).map(|step| PortLease::try_exactly(first.port() + step)).collect();
+            [1, 2, 3, 900].into_iter().map(|step| PortLease::try_exactly(first.port() + step)).collect();
         rest.map(|rest| std::iter::once(first).chain(rest).collect())
     })
 }

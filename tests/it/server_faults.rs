@@ -224,6 +224,7 @@ struct Up {
     dir: TempDir,
     /// Four in a row.
     ports: Vec<PortLease>,
+    _admin: PortLease,
     child: Option<Child>,
 }
 
@@ -231,9 +232,12 @@ impl Up {
     fn new() -> Self {
         let ports = wait_for("four free ports in a row", || {
             let ports: Vec<PortLease> = (0..4).map(|_| PortLease::new()).collect();
-            ports.windows(2).all(|pair| pair[1].port() == pair[0].port() + 1).then_some(ports)
+            let admin = PortLease::try_exactly(ports[0].port() + 900)?;
+            let in_a_row = ports.windows(2).all(|pair| pair[1].port() == pair[0].port() + 1);
+            in_a_row.then_some((ports, admin))
         });
-        Self { dir: TempDir::new(), ports, child: None }
+        let (ports, _admin) = ports;
+        Self { dir: TempDir::new(), ports, _admin, child: None }
     }
 
     fn data(&self) -> std::path::PathBuf {

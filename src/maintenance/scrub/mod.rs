@@ -85,10 +85,9 @@ pub fn run_offline(
     control: &Control,
 ) -> Result<(), MaintenanceError> {
     offline::run(request, control, async |opened| {
-        let state = Arc::new(StateFile::open(&request.db)?);
-        state.apply(&opened.parts.placer);
         let _watching = opened.join().await?;
-        run(opened.parts.clone(), scrub, state, opened.survey.keys, control.clone()).await?;
+        run(opened.parts.clone(), scrub, Arc::clone(&opened.state), opened.survey.keys, control.clone())
+            .await?;
         match scrub.repair {
             Some(_) => Ok(settle_all(&opened.parts.store(), request.store.grace, control).await?),
             None => Ok(()),

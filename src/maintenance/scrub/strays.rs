@@ -210,7 +210,13 @@ impl Walk {
         if self.aim == Aim::Count {
             return reservation.release(Ending::default()).await;
         }
-        let wrong = disbelief(record.as_ref(), &sighting, self.is_whole);
+        let mut wrong = disbelief(record.as_ref(), &sighting, self.is_whole);
+        // The folder was listed a while ago, and the key may have been written since.
+        if let Some(record) = record.as_ref().filter(|_| wrong.is_some())
+            && store.is_noted(&key, record, &sighting.noted_at).await
+        {
+            wrong = None;
+        }
         let removed = self.settle(scrub, store, &key, reservation, record.as_ref(), found).await;
         if let Err(err) = fatal_or_not(removed)? {
             scrub.report(Finding::new(Kind::Other, Some(&key), None, err));

@@ -1,0 +1,443 @@
+//! The maintenance actor: runs jobs in a server that goes on serving, one of each kind at a time, and begins a scrub by
+//! itself when one is due.
+//!
+//! It owns the table of jobs; every job has a thread and a runtime of its own, so that reading and hashing never hold up
+//! a client or another job. What keeps jobs and clients apart are the locks on keys, not this actor.
+
+use super::scrub::{self, Origin, RepairRequest, ScrubRequest};
+use super::state::StateFile;
+use super::status::{Control, Status};
+use super::{MaintenanceError, Rate, drain, offline::Survey, rebalance};
+use crate::index::now_us;
+use crate::model::Volume;
+use crate::store::{Depth, StoreParts};
+use actix_rt::time::{interval, sleep};
+use futures_util::future::{Either, select};
+use log::{error, info};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+/// Messages that wait; people and programs ask a few times a second at most.
+const MAILBOX_MESSAGES: usize = 64;
+
+/// Jobs that have ended and are still told of.
+const MAX_ENDED: usize = 50;
+
+/// How often it is looked whether a scrub is due.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// How long jobs may take to end when the server does. What is cut off then is settled at the next start.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How fast a job goes if nobody says otherwise: clients come first.
+pub const DEFAULT_RATE: Rate = Rate { blobs: Some(100.0), bytes: Some(100e6) };
+
+/// What can be asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "job", rename_all = "lowercase")]
+pub enum Task {
+    /// See [`rebalance`].
+    Rebalance,
+    /// See [`scrub`].
+    Scrub {
+        /// Only ask for sizes.
+        quick: bool,
+        /// Whether the server began it by itself.
+        scheduled: bool,
+    },
+    /// See [`scrub`].
+    Repair {
+        /// Only ask for sizes.
+        quick: bool,
+        /// Remove what no record names.
+        delete_orphans: bool,
+        /// Even if there are too many or they are older than the index.
+        force: bool,
+    },
+    /// See [`drain`].
+    Drain {
+        /// The volume, as in `--volumes`.
+        volume: String,
+    },
+}
+
+/// A task, and how fast.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Order {
+    /// What to do.
+    pub task: Task,
+    /// How fast.
+    pub rate: Rate,
+}
+
+/// What became of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    /// It is at work.
+    Running,
+    /// It was asked to end and hasn't yet.
+    Stopping,
+    /// Everything is as it should be.
+    Done,
+    /// It came to its end, and something is left.
+    Left,
+    /// It was ended before.
+    Stopped,
+    /// It could not go on.
+    Failed,
+}
+
+/// A job as it is at one moment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Job {
+    /// Its number, from 1 at every start of the server.
+    pub id: u64,
+    /// What it does.
+    #[serde(flatten)]
+    pub task: Task,
+    /// What became of it.
+    pub state: JobState,
+    /// When it began, µs since 1970.
+    pub begun_us: u64,
+    /// When it ended, µs since 1970.
+    pub ended_us: Option<u64>,
+    /// How fast it may go, as `--rate` has it.
+    pub rate: String,
+    /// Why it could not go on.
+    pub error: Option<String>,
+    /// How far it is.
+    pub status: Status,
+}
+
+/// Why a job was not begun.
+#[derive(Debug, Error)]
+pub enum BeginError {
+    /// There is one already.
+    #[error("job {id} does this already; wait for its end, or stop it")]
+    Running {
+        /// Its number.
+        id: u64,
+    },
+    /// Not one of the cluster's.
+    #[error("{0:?} is none of the volumes")]
+    NoSuchVolume(String),
+    /// The server is about to end.
+    #[error("the server is ending")]
+    Ending,
+}
+
+/// No job has this number.
+#[derive(Debug, Error)]
+#[error("there is no job {0}")]
+pub struct NoSuchJob(pub u64);
+
+/// What the server does by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schedule {
+    /// How often everything is scrubbed; `None` for never.
+    pub scrub_every: Option<Duration>,
+}
+
+enum Message {
+    Begin(Order, oneshot::Sender<Result<Job, BeginError>>),
+    Jobs(oneshot::Sender<Vec<Job>>),
+    Stop(u64, oneshot::Sender<Option<Job>>),
+    SetRate(u64, Rate, oneshot::Sender<Option<Job>>),
+    Ended(u64, Result<(), MaintenanceError>),
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// The handle of the actor, for any thread.
+#[derive(Clone)]
+pub struct Maintenance {
+    sender: mpsc::Sender<Message>,
+    state: Arc<StateFile>,
+}
+
+impl Maintenance {
+    /// Starts the actor in a thread of its own.
+    pub fn start(parts: StoreParts, state: Arc<StateFile>, schedule: Schedule) -> Maintenance {
+        let (sender, mailbox) = mpsc::channel(MAILBOX_MESSAGES);
+        let jobs = BTreeMap::new();
+        let (own, kept) = (sender.clone(), Arc::clone(&state));
+        let actor = Actor { parts, state: kept, schedule, jobs, last_id: 0, is_ending: false, own };
+        actix_rt::Arbiter::new().spawn(actor.run(mailbox));
+        Maintenance { sender, state }
+    }
+
+    /// What is remembered of volumes and scrubs.
+    pub fn state(&self) -> &StateFile {
+        &self.state
+    }
+
+    /// Begins a job.
+    pub async fn begin(&self, order: Order) -> Result<Job, BeginError> {
+        self.ask(|reply| Message::Begin(order, reply)).await.unwrap_or(Err(BeginError::Ending))
+    }
+
+    /// Those that are running, and the last that have ended, newest first.
+    pub async fn jobs(&self) -> Vec<Job> {
+        self.ask(Message::Jobs).await.unwrap_or_default()
+    }
+
+    /// Has a job end; it brings what it has begun to its end first. No effect on one that has ended.
+    pub async fn stop(&self, id: u64) -> Result<Job, NoSuchJob> {
+        self.ask(|reply| Message::Stop(id, reply)).await.flatten().ok_or(NoSuchJob(id))
+    }
+
+    /// Has a job go on at another rate.
+    pub async fn set_rate(&self, id: u64, rate: Rate) -> Result<Job, NoSuchJob> {
+        self.ask(|reply| Message::SetRate(id, rate, reply)).await.flatten().ok_or(NoSuchJob(id))
+    }
+
+    /// Stops all jobs, and returns when they have ended or [`STOP_PATIENCE`] is over.
+    pub async fn shut_down(&self) {
+        self.ask(Message::Shutdown).await;
+    }
+
+    async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.sender.send(message(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+struct Actor {
+    parts: StoreParts,
+    state: Arc<StateFile>,
+    schedule: Schedule,
+    jobs: BTreeMap<u64, Entry>,
+    last_id: u64,
+    is_ending: bool,
+    own: mpsc::Sender<Message>,
+}
+
+struct Entry {
+    task: Task,
+    control: Control,
+    begun_us: u64,
+    ended: Option<Ended>,
+}
+
+struct Ended {
+    at_us: u64,
+    error: Option<String>,
+    status: Status,
+}
+
+impl Actor {
+    async fn run(mut self, mut mailbox: mpsc::Receiver<Message>) {
+        let mut looks = interval(LOOK_EVERY);
+        loop {
+            match select(pin!(mailbox.recv()), pin!(looks.tick())).await {
+                Either::Left((Some(message), _)) => self.handle(message).await,
+                Either::Left((None, _)) => return,
+                Either::Right(_) => self.scrub_if_due(),
+            }
+        }
+    }
+
+    async fn handle(&mut self, message: Message) {
+        match message {
+            Message::Begin(order, reply) => drop(reply.send(self.begin(order))),
+            Message::Jobs(reply) => {
+                let jobs = self.jobs.iter().rev().map(|(id, entry)| entry.job(*id));
+                let _ = reply.send(jobs.collect());
+            }
+            Message::Stop(id, reply) => {
+                let entry = self.jobs.get(&id);
+                if let Some(entry) = entry {
+                    entry.control.stop.store(true, Ordering::Relaxed);
+                }
+                let _ = reply.send(entry.map(|entry| entry.job(id)));
+            }
+            Message::SetRate(id, rate, reply) => {
+                let entry = self.jobs.get(&id);
+                if let Some(entry) = entry {
+                    entry.control.pace.set(rate);
+                }
+                let _ = reply.send(entry.map(|entry| entry.job(id)));
+            }
+            Message::Ended(id, result) => self.end(id, result),
+            Message::Shutdown(reply) => {
+                self.is_ending = true;
+                self.running().for_each(|(_, entry)| entry.control.stop.store(true, Ordering::Relaxed));
+                self.when_all_have_ended(reply);
+            }
+        }
+    }
+
+    fn running(&self) -> impl Iterator<Item = (u64, &Entry)> {
+        self.jobs.iter().filter(|(_, entry)| entry.ended.is_none()).map(|(id, entry)| (*id, entry))
+    }
+
+    fn begin(&mut self, order: Order) -> Result<Job, BeginError> {
+        if self.is_ending {
+            return Err(BeginError::Ending);
+        }
+        let same = |entry: &Entry| std::mem::discriminant(&entry.task) == std::mem::discriminant(&order.task);
+        if let Some((id, _)) = self.running().find(|(_, entry)| same(entry)) {
+            return Err(BeginError::Running { id });
+        }
+        if let Task::Drain { volume } = &order.task
+            && !self.parts.placer.volumes().iter().any(|known| known.as_str() == volume)
+        {
+            return Err(BeginError::NoSuchVolume(volume.clone()));
+        }
+        self.last_id += 1;
+        let id = self.last_id;
+        let control = Control::default();
+        control.pace.set(order.rate);
+        let entry =
+            Entry { task: order.task.clone(), control: control.clone(), begun_us: now_us(), ended: None };
+        let job = entry.job(id);
+        self.jobs.insert(id, entry);
+        info!("job {id} begins: {}", name(&order.task));
+        let (parts, state, ended) = (self.parts.clone(), Arc::clone(&self.state), self.own.clone());
+        let run = move || {
+            let work = perform(parts, state, order.task, control);
+            let result = actix_rt::System::new().block_on(work);
+            let _ = ended.blocking_send(Message::Ended(id, result));
+        };
+        std::thread::Builder::new().name("job".into()).spawn(run).expect("there is room for one more thread");
+        Ok(job)
+    }
+
+    fn end(&mut self, id: u64, result: Result<(), MaintenanceError>) {
+        let Some(entry) = self.jobs.get_mut(&id) else { return };
+        let error = result.err().map(|err| err.to_string());
+        let status = entry.control.progress.status();
+        match &error {
+            Some(error) => error!("job {id} ({}) failed: {error}", name(&entry.task)),
+            None => info!("job {id} ({}) ended, {} problems are left", name(&entry.task), status.problems),
+        }
+        entry.ended = Some(Ended { at_us: now_us(), error, status });
+        let ended: Vec<u64> =
+            self.jobs.iter().filter(|(_, entry)| entry.ended.is_some()).map(|(id, _)| *id).collect();
+        for id in ended.iter().rev().skip(MAX_ENDED) {
+            self.jobs.remove(id);
+        }
+    }
+
+    /// Answers when no job is left, or when it takes too long.
+    fn when_all_have_ended(&self, reply: oneshot::Sender<()>) {
+        let own = self.own.clone();
+        actix_rt::spawn(async move {
+            let begun = Instant::now();
+            while begun.elapsed() < STOP_PATIENCE {
+                let (jobs, answer) = oneshot::channel();
+                if own.send(Message::Jobs(jobs)).await.is_err() {
+                    break;
+                }
+                let is_running = |job: &Job| matches!(job.state, JobState::Running | JobState::Stopping);
+                if !answer.await.is_ok_and(|jobs| jobs.iter().any(is_running)) {
+                    break;
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+            let _ = reply.send(());
+        });
+    }
+
+    /// Begins a scrub when one is due, or was interrupted.
+    fn scrub_if_due(&mut self) {
+        let Some(every) = self.schedule.scrub_every.filter(|_| !self.is_ending) else { return };
+        let remembered = self.state.get();
+        let last_us = remembered.last_scrub.filter(|last| last.contents).map_or(0, |last| last.begun_us);
+        let due_us = last_us.max(self.state.index_since_us()).saturating_add(every.as_micros() as u64);
+        if remembered.scrub_at.is_none() && due_us > now_us() {
+            return;
+        }
+        let task = Task::Scrub { quick: false, scheduled: true };
+        match self.begin(Order { task, rate: DEFAULT_RATE }) {
+            Ok(job) => self.spread_out(job.id, every),
+            // Somebody has begun one.
+            Err(BeginError::Running { .. }) => {}
+            Err(err) => error!("the scrub that is due: {err}"),
+        }
+    }
+
+    /// Has a scrub take about half of the time until the next one, instead of a burst.
+    fn spread_out(&self, id: u64, every: Duration) {
+        let Some(pace) = self.jobs.get(&id).map(|entry| Arc::clone(&entry.control.pace)) else { return };
+        let (index, placer) = (self.parts.index.clone(), Arc::clone(&self.parts.placer));
+        actix_rt::spawn(async move {
+            if let Ok(survey) = Survey::of(&index.handle(), &placer).await {
+                let blobs = (survey.keys as f64 * 2.0 / every.as_secs_f64()).max(1.0);
+                pace.set(Rate { blobs: Some(blobs), ..DEFAULT_RATE });
+            }
+        });
+    }
+}
+
+impl Entry {
+    fn job(&self, id: u64) -> Job {
+        let status = match &self.ended {
+            Some(ended) => ended.status.clone(),
+            None => self.control.progress.status(),
+        };
+        let state = match &self.ended {
+            None if self.control.is_stopped() => JobState::Stopping,
+            None => JobState::Running,
+            Some(Ended { error: Some(_), .. }) => JobState::Failed,
+            Some(_) if self.control.is_stopped() => JobState::Stopped,
+            Some(_) if status.problems > 0 => JobState::Left,
+            Some(_) => JobState::Done,
+        };
+        Job {
+            id,
+            task: self.task.clone(),
+            state,
+            begun_us: self.begun_us,
+            ended_us: self.ended.as_ref().map(|ended| ended.at_us),
+            rate: self.control.pace.rate().to_string(),
+            error: self.ended.as_ref().and_then(|ended| ended.error.clone()),
+            status,
+        }
+    }
+}
+
+/// The task's name, as in the API.
+pub(super) fn name(task: &Task) -> &'static str {
+    match task {
+        Task::Rebalance => "rebalance",
+        Task::Scrub { .. } => "scrub",
+        Task::Repair { .. } => "repair",
+        Task::Drain { .. } => "drain",
+    }
+}
+
+async fn perform(
+    parts: StoreParts,
+    state: Arc<StateFile>,
+    task: Task,
+    control: Control,
+) -> Result<(), MaintenanceError> {
+    let grace = parts.options.grace;
+    let depth = |quick| if quick { Depth::Sizes } else { Depth::Contents };
+    let scrub = match task {
+        Task::Rebalance => return Ok(rebalance::run_online(&parts.store(), grace, &control).await?),
+        Task::Drain { volume } => {
+            let volume: Volume = volume.parse().expect("it is one of ours");
+            return drain::run_online(&parts.store(), &state, &volume, grace, &control).await;
+        }
+        Task::Scrub { quick, scheduled } => {
+            let origin = if scheduled { Origin::Scheduled } else { Origin::Asked };
+            ScrubRequest { depth: depth(quick), repair: None, origin }
+        }
+        Task::Repair { quick, delete_orphans, force } => {
+            let repair = RepairRequest { delete_orphans, force, keep_old: grace };
+            ScrubRequest { depth: depth(quick), repair: Some(repair), origin: Origin::Asked }
+        }
+    };
+    control.progress.begin("reading the index", 0);
+    let survey = Survey::of(&parts.index.handle(), &parts.placer).await?;
+    scrub::run(parts, scrub, state, survey.keys, control).await
+}

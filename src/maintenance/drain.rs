@@ -1,0 +1,83 @@
+//! Drain: a volume takes no new blobs, and those that it has go where placement wants them without it. Undrain, and the
+//! other modes of a volume.
+
+use super::Control;
+use super::offline::{self, MaintenanceError, OfflineRequest};
+use super::pages::Pages;
+use super::rebalance::{self, Rebalance};
+use super::state::StateFile;
+use crate::index::{Index, IndexError};
+use crate::model::{Replica, Volume, VolumeMode};
+use crate::store::Store;
+use actix_rt::time::sleep;
+use std::time::Duration;
+
+/// How often it is looked for keys that were written meanwhile, and the pause before.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Empties a volume of a cluster whose index nobody else has open. Blocks the calling thread.
+pub fn run(request: &OfflineRequest, volume: &Volume, control: &Control) -> Result<(), MaintenanceError> {
+    offline::run(request, control, async |opened| {
+        opened.state.set_mode(&opened.parts.placer, volume, VolumeMode::Drain)?;
+        let _watching = opened.join().await?;
+        let store = opened.parts.store();
+        control.progress.begin("moving", 0);
+        let job = Rebalance { store: &store, keep_old: Duration::ZERO, control };
+        job.all_and_settle(request.store.grace).await?;
+        Ok(report_left(store.index(), volume, control).await?)
+    })
+}
+
+/// Sets the mode of a volume of a cluster whose index nobody else has open. Blocks the calling thread.
+pub fn set_mode(
+    request: &OfflineRequest,
+    volume: &Volume,
+    mode: VolumeMode,
+    control: &Control,
+) -> Result<(), MaintenanceError> {
+    offline::run(request, control, async |opened| opened.state.set_mode(&opened.parts.placer, volume, mode))
+}
+
+/// As [`run`], in a server that goes on serving.
+pub(super) async fn run_online(
+    store: &Store,
+    state: &StateFile,
+    volume: &Volume,
+    grace: Duration,
+    control: &Control,
+) -> Result<(), MaintenanceError> {
+    state.set_mode(store.placer(), volume, VolumeMode::Drain)?;
+    rebalance::run_online(store, grace, control).await?;
+    for _ in 0..TRIES {
+        if control.is_stopped() || left_on(store.index(), volume).await? == 0 {
+            break;
+        }
+        // Writes that were on their way to it when its mode was set.
+        sleep(PAUSE).await;
+        rebalance::run_online(store, grace, control).await?;
+    }
+    Ok(report_left(store.index(), volume, control).await?)
+}
+
+/// A volume that a record still names isn't empty.
+async fn report_left(index: &Index, volume: &Volume, control: &Control) -> Result<(), IndexError> {
+    control.progress.begin("looking whether it is empty", 0);
+    match left_on(index, volume).await? {
+        0 => control.progress.note(format_args!("{volume} is in no record any more")),
+        left => control.progress.problem(None, None, format_args!("{volume}: {left} keys are still on it")),
+    }
+    Ok(())
+}
+
+/// How many keys have a replica on `volume`.
+async fn left_on(index: &Index, volume: &Volume) -> Result<u64, IndexError> {
+    let mut pages = Pages::new(index);
+    let mut left = 0;
+    while let Some(records) = pages.next().await? {
+        let is_on_it = |replica: &Replica| replica.volume() == *volume;
+        let records = records.into_iter().filter_map(|(_, record)| record.ok());
+        left += records.filter(|record| record.replicas.iter().any(is_on_it)).count() as u64;
+    }
+    Ok(left)
+}

@@ -1,0 +1,252 @@
+//! The admin port of a running server, from the command line: jobs that it does while it serves, and how it is.
+
+use crate::cli::{AdminArguments, JobArguments, JobsCommand};
+use crate::maintenance::{Job, JobState, Rate, Task};
+use crate::shown::{Shown, line};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::time::Duration;
+use thiserror::Error;
+use ureq::Agent;
+use ureq::http::{Method, Request, header};
+
+/// Between two looks at a job.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Longer than the server takes for any answer.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An answer has no more keys than this asks for.
+const PAGE_KEYS: usize = 1000;
+
+/// Everything but what RFC 3986 calls unreserved, and `/`.
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Why it did not work.
+#[derive(Debug, Error)]
+pub enum RemoteError {
+    /// Nobody is there.
+    #[error(
+        "the admin port {address} doesn't answer: {source}; is the server running, with --admin {address}?"
+    )]
+    Unreachable {
+        /// Where.
+        address: SocketAddr,
+        /// What went wrong.
+        source: Box<ureq::Error>,
+    },
+    /// It was refused.
+    #[error("{0}")]
+    Refused(String),
+    /// The answer is none.
+    #[error("the admin port {0} answers with something else; is it another program's?")]
+    Strange(SocketAddr),
+    /// A job that didn't do all that was asked.
+    #[error("job {id} {what}")]
+    Job {
+        /// Its number.
+        id: u64,
+        /// What became of it.
+        what: String,
+    },
+}
+
+/// A running server.
+pub struct Remote {
+    address: SocketAddr,
+    token: Option<String>,
+    agent: Agent,
+}
+
+impl Remote {
+    /// The server whose admin port is `address`.
+    pub fn new(address: SocketAddr, token: Option<String>) -> Remote {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(TIMEOUT))
+            .allow_non_standard_methods(true)
+            .proxy(None);
+        Remote { address, token, agent: config.build().into() }
+    }
+
+    /// Has the server do a job, shows how far it is, and waits for its end. Ending this program doesn't end the job.
+    pub fn run(
+        &self,
+        task: &Task,
+        rate: Option<Rate>,
+        flags: &JobArguments,
+        json: bool,
+    ) -> Result<(), RemoteError> {
+        let mut body = serde_json::to_value(task).expect("a task is plain data");
+        let name = body["job"].take().as_str().expect("a task has a name").to_owned();
+        let options = body.as_object_mut().expect("a task is an object");
+        options.retain(|option, value| option != "job" && option != "scheduled" && *value != json!(false));
+        if let Some(rate) = rate {
+            options.insert("rate".into(), rate.to_string().into());
+        }
+        let mut job: Job = self.call(Method::POST, &format!("/api/jobs/{name}"), Some(&body))?;
+        let mut shown = Shown::new(&format!("{name} (job {})", job.id), flags.quiet);
+        while job.ended_us.is_none() {
+            std::thread::sleep(LOOK_EVERY);
+            job = self.call(Method::GET, &format!("/api/jobs/{}", job.id), None)?;
+            shown.look(&job.status);
+        }
+        shown.end(&job.status);
+        for finding in &job.status.findings {
+            match json {
+                true => println!("{}", serde_json::to_string(finding).expect("it is strings")),
+                false => eprintln!("{finding}"),
+            }
+        }
+        let what = match (job.state, job.error) {
+            (JobState::Done, _) => return Ok(()),
+            (_, Some(error)) => format!("failed: {error}"),
+            (JobState::Left, _) => format!("left {} problems, see above", job.status.problems),
+            _ => "was stopped".to_owned(),
+        };
+        Err(RemoteError::Job { id: job.id, what })
+    }
+
+    /// Sets what the operator wants of a volume.
+    pub fn set_mode(&self, volume: &str, mode: &str) -> Result<(), RemoteError> {
+        let path = format!("/api/volumes/{}", utf8_percent_encode(volume, NON_ALPHANUMERIC));
+        let view: Value = self.call(Method::PUT, &path, Some(&json!({ "mode": mode })))?;
+        println!("{} is {} from now on", text(&view["volume"]), text(&view["mode"]));
+        Ok(())
+    }
+
+    /// Lists jobs, or acts on one.
+    pub fn jobs(&self, command: &Option<JobsCommand>, flags: &AdminArguments) -> Result<(), RemoteError> {
+        let jobs = match command {
+            None => self.call(Method::GET, "/api/jobs", None)?,
+            Some(JobsCommand::Stop { id }) => {
+                vec![self.call::<Value>(Method::DELETE, &format!("/api/jobs/{id}"), None)?]
+            }
+            Some(JobsCommand::Rate { id, rate }) => {
+                let body = json!({ "rate": rate.to_string() });
+                vec![self.call::<Value>(Method::PATCH, &format!("/api/jobs/{id}"), Some(&body))?]
+            }
+        };
+        if flags.json {
+            print_json(&Value::from(jobs));
+            return Ok(());
+        }
+        for job in jobs {
+            let job: Job = serde_json::from_value(job).map_err(|_| RemoteError::Strange(self.address))?;
+            let name = serde_json::to_value(&job.task).map(|task| text(&task["job"])).unwrap_or_default();
+            let state = format!("{:?}", job.state).to_lowercase();
+            println!("{:>4}  {name:<10} {state:<9} {}  (rate {})", job.id, line(&job.status), job.rate);
+        }
+        Ok(())
+    }
+
+    /// The whole on one page.
+    pub fn status(&self, flags: &AdminArguments) -> Result<(), RemoteError> {
+        let status: Value = self.call(Method::GET, "/api/status", None)?;
+        if flags.json {
+            print_json(&status);
+            return Ok(());
+        }
+        println!("version      {}", text(&status["version"]));
+        println!("cluster      {}", text(&status["cluster"]));
+        println!("up for       {} s", status["uptime_seconds"]);
+        println!(
+            "volumes      {} of {} up, {} replicas",
+            status["volumes_up"], status["volumes"], status["replicas"]
+        );
+        println!("unsettled    {} removals wait", status["unsettled"]);
+        println!("jobs         {} running", status["jobs_running"]);
+        match &status["last_scrub"] {
+            Value::Null => println!("last scrub   never"),
+            scrub => println!("last scrub   {}, {} problems left", ago(&scrub["ended_us"]), scrub["left"]),
+        }
+        Ok(())
+    }
+
+    /// A line for each volume.
+    pub fn volumes(&self, flags: &AdminArguments) -> Result<(), RemoteError> {
+        let volumes: Vec<Value> = self.call(Method::GET, "/api/volumes", None)?;
+        if flags.json {
+            print_json(&Value::from(volumes));
+            return Ok(());
+        }
+        println!("{:<28} {:<8} {:<8} {:<24} WHY", "VOLUME", "MODE", "STATE", "LAST CLEAN");
+        for volume in volumes {
+            let [name, mode, state, reason] =
+                ["volume", "mode", "state", "reason"].map(|name| text(&volume[name]));
+            println!("{name:<28} {mode:<8} {state:<8} {:<24} {reason}", ago(&volume["clean"]["contents_us"]));
+        }
+        Ok(())
+    }
+
+    /// The keys that begin with `prefix`, percent-encoded, as many as there are.
+    pub fn ls(&self, prefix: &str, flags: &AdminArguments) -> Result<(), RemoteError> {
+        let encoded = |text: &str| utf8_percent_encode(text, QUERY).to_string();
+        let mut start = None;
+        loop {
+            let from = start.map_or_else(String::new, |start: String| format!("&start={}", encoded(&start)));
+            let path = format!("/api/keys?limit={PAGE_KEYS}&prefix={}{from}", encoded(prefix));
+            let page: Value = self.call(Method::GET, &path, None)?;
+            for key in page["keys"].as_array().into_iter().flatten() {
+                match flags.json {
+                    true => println!("{key}"),
+                    false => println!("{:<9} {}", text(&key["state"]), text(&key["key"])),
+                }
+            }
+            match page["next"].as_str() {
+                Some(next) => start = Some(next.to_owned()),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn call<T: serde::de::DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<T, RemoteError> {
+        let address = self.address;
+        let mut request = Request::builder().method(method).uri(format!("http://{address}{path}"));
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let sent = request.body(body).map_err(|_| RemoteError::Strange(address)).and_then(|request| {
+            let unreachable = |source| RemoteError::Unreachable { address, source: Box::new(source) };
+            self.agent.run(request).map_err(unreachable)
+        });
+        let mut response = sent?;
+        let status = response.status();
+        let text = response.body_mut().read_to_string().map_err(|_| RemoteError::Strange(address))?;
+        if status.is_success() {
+            return serde_json::from_str(&text).map_err(|_| RemoteError::Strange(address));
+        }
+        let error = serde_json::from_str::<Value>(&text)
+            .ok()
+            .and_then(|json| Some(json["error"].as_str()?.to_owned()));
+        Err(error.map_or(RemoteError::Strange(address), RemoteError::Refused))
+    }
+}
+
+/// A JSON string without control characters, which a terminal would obey.
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or("").chars().filter(|letter| !letter.is_control()).collect()
+}
+
+fn print_json(value: &Value) {
+    println!("{}", serde_json::to_string_pretty(value).expect("it came as JSON"));
+}
+
+/// A time of µs since 1970, as people say it.
+fn ago(time_us: &Value) -> String {
+    match time_us.as_u64().filter(|time_us| *time_us > 0) {
+        None => "never".to_owned(),
+        Some(time_us) => {
+            let elapsed =
+                (std::time::UNIX_EPOCH + Duration::from_micros(time_us)).elapsed().unwrap_or_default();
+            format!("{} ago", indicatif::HumanDuration(elapsed))
+        }
+    }
+}

@@ -1,0 +1,573 @@
+//! The admin port: who may do what, and jobs that run while clients use the same keys.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::ops::Deref;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Master, MasterBuilder, PortLease, Response, Volume, addresses, entries_of, eventually, http, wait_for,
+};
+use minikeyvalue::api::admin::ROUTES;
+use minikeyvalue::model::{Key, Placer, Record};
+
+/// A master with an admin port.
+struct Administered {
+    master: Master,
+    port: PortLease,
+}
+
+impl Deref for Administered {
+    type Target = Master;
+
+    fn deref(&self) -> &Master {
+        &self.master
+    }
+}
+
+impl Administered {
+    fn build(builder: MasterBuilder) -> Administered {
+        let port = PortLease::new();
+        let builder = builder.flag("admin", format!("127.0.0.1:{}", port.port())).flag("grace", "1s");
+        Administered { master: builder.build(), port }
+    }
+
+    fn start(builder: MasterBuilder) -> Administered {
+        let mut administered = Administered::build(builder);
+        administered.master.start_again();
+        administered.wait();
+        administered
+    }
+
+    fn wait(&self) {
+        let addr = ("127.0.0.1", self.port.port());
+        eventually("the admin port answers", || std::net::TcpStream::connect(addr).is_ok());
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) -> Response {
+        http(method, &format!("http://127.0.0.1:{}{path}", self.port.port()), body.as_bytes(), &[])
+    }
+
+    #[track_caller]
+    fn json(&self, method: &str, path: &str, body: &str) -> Value {
+        let response = self.ask(method, path, body);
+        assert!(
+            (200..300).contains(&response.status),
+            "{method} {path}: {} {}",
+            response.status,
+            response.text()
+        );
+        serde_json::from_str(&response.text()).expect("it is JSON")
+    }
+
+    /// Begins a job and waits for its end.
+    #[track_caller]
+    fn job(&self, name: &str, options: &str) -> Value {
+        let id = self.json("POST", &format!("/api/jobs/{name}"), options)["id"].as_u64().expect("a number");
+        self.end_of(id)
+    }
+
+    #[track_caller]
+    fn end_of(&self, id: u64) -> Value {
+        wait_for("the job ends", || {
+            let job = self.json("GET", &format!("/api/jobs/{id}"), "");
+            (!job["ended_us"].is_null()).then_some(job)
+        })
+    }
+}
+
+fn volumes(count: usize) -> Vec<Volume> {
+    let starts: Vec<_> = (0..count).map(|_| std::thread::spawn(Volume::start)).collect();
+    starts.into_iter().map(|start| start.join().expect("it started")).collect()
+}
+
+const FAST: &str = r#"{"rate":"unlimited"}"#;
+
+/// Clients that go on writing and reading until they are told to stop; what was acknowledged.
+struct Clients {
+    /// Path, and the body if it has one.
+    known: Mutex<Vec<(String, Vec<u8>)>>,
+    stop: AtomicBool,
+}
+
+/// Also when a test fails, or its clients would go on for ever.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Clients {
+    /// Runs `work` while clients use the keys `/{name}/…`: they put, overwrite, read, unlink, relink and delete. A
+    /// `lenient` one is not surprised when the server dies.
+    fn around(master: &Master, threads: usize, lenient: bool, work: impl FnOnce()) -> Clients {
+        let clients = Clients { known: Mutex::default(), stop: AtomicBool::new(false) };
+        std::thread::scope(|scope| {
+            for thread in 0..threads {
+                let clients = &clients;
+                scope.spawn(move || clients.work(master, thread, lenient));
+            }
+            let _stop = StopAtEnd(&clients.stop);
+            work();
+        });
+        clients
+    }
+
+    fn work(&self, master: &Master, thread: usize, lenient: bool) {
+        let call = |method: &str, path: &str, body: &[u8]| {
+            let url = master.url(path);
+            crate::harness::try_http(method, &url, body, &[]).map(|response| response.status)
+        };
+        for number in 0.. {
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let path = format!("/client/{thread}/{}", number % 40);
+            let body = format!("{path} as written for the {number}th time").into_bytes();
+            let begun = Instant::now();
+            let status = call("REPLACE", &path, &body);
+            match status {
+                Ok(201 | 204) => {
+                    let mut known = self.known.lock().unwrap();
+                    known.retain(|(other, _)| *other != path);
+                    known.push((path.clone(), body.clone()));
+                }
+                _ if lenient => {
+                    // It may or may not have been written.
+                    self.known.lock().unwrap().retain(|(other, _)| *other != path);
+                    std::thread::sleep(Duration::from_millis(20));
+                    continue;
+                }
+                other => panic!("REPLACE {path}: {other:?}"),
+            }
+            if !lenient {
+                assert_eq!(master.fetch(&path), (200, body), "{path}");
+                assert!(begun.elapsed() < Duration::from_secs(5), "{path} took {:?}", begun.elapsed());
+            }
+        }
+    }
+
+    #[track_caller]
+    fn check(&self, master: &Master) {
+        for (path, body) in self.known.lock().unwrap().iter() {
+            assert_eq!(master.fetch(path), (200, body.clone()), "{path}");
+        }
+    }
+}
+
+/// A master over three of five volumes that was filled, and is started over all five.
+fn grown(volumes: &[Volume], keys: usize) -> (Master, Administered) {
+    let mut before = Master::builder(&addresses(&volumes[..3])).start();
+    (0..keys).for_each(|number| before.put(&format!("/{number}"), format!("content of {number}").as_bytes()));
+    assert!(before.stop().success());
+    let after = Administered::start(Master::builder(&addresses(volumes)).db(before.db()));
+    (before, after)
+}
+
+fn check_plain(master: &Master, keys: usize) {
+    for number in 0..keys {
+        let expected = format!("content of {number}").into_bytes();
+        assert_eq!(master.fetch(&format!("/{number}")), (200, expected), "/{number}");
+    }
+}
+
+#[test]
+fn every_route_is_described_and_answers() {
+    let volumes = volumes(3);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    let openapi = master.json("GET", "/api/openapi.json", "");
+    let mut described = BTreeSet::new();
+    for (path, methods) in openapi["paths"].as_object().expect("there are paths") {
+        for method in methods.as_object().expect("there are methods").keys() {
+            described.insert((method.to_uppercase(), path.clone()));
+        }
+    }
+    let routes: BTreeSet<_> =
+        ROUTES.iter().map(|(method, path)| ((*method).to_owned(), (*path).to_owned())).collect();
+    assert_eq!(described, routes);
+    for (method, path) in routes {
+        let path = path.replace("{id}", "77").replace("{job}", "nosuch").replace("{volume}", "x");
+        let said = master.ask(&method, &path, if method == "GET" { "" } else { "{}" });
+        assert!(!said.text().contains("nothing at this path"), "{method} {path}: {}", said.text());
+    }
+    assert_eq!(master.ask("GET", "/nosuch", "").status, 404);
+}
+
+#[test]
+fn answers_have_the_shape_that_is_described() {
+    let volumes = volumes(3);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    master.put("/a", b"x");
+    let openapi = master.json("GET", "/api/openapi.json", "");
+    let check = |schema: &str, value: &Value| {
+        let properties = openapi["components"]["schemas"][schema]["properties"].as_object().expect(schema);
+        let described: BTreeSet<&String> = properties.keys().collect();
+        let found: BTreeSet<&String> =
+            value.as_object().unwrap_or_else(|| panic!("{schema}: {value}")).keys().collect();
+        let required = openapi["components"]["schemas"][schema]["required"].as_array().expect(schema);
+        assert!(found.is_subset(&described), "{schema}: {found:?}");
+        assert!(
+            required.iter().all(|name| value.get(name.as_str().unwrap()).is_some()),
+            "{schema}: {found:?}"
+        );
+    };
+    let job = master.job("scrub", FAST);
+    check("Job", &job);
+    check("Status", &job["status"]);
+    let status = master.json("GET", "/api/status", "");
+    check("Summary", &status);
+    check("Scrub", &status["last_scrub"]);
+    check("Volume", &master.json("GET", "/api/volumes", "")[0]);
+    check("Key", &master.json("GET", "/api/keys", "")["keys"][0]);
+    check("Error", &serde_json::from_str(&master.ask("GET", "/nosuch", "").text()).unwrap());
+    assert_eq!(job["state"], "done");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_in_words() {
+    let volumes = volumes(3);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    let cases = [
+        ("POST", "/api/jobs/fly", "{}", 404, "no job called \"fly\""),
+        ("POST", "/api/jobs/scrub", "{", 400, "EOF"),
+        ("POST", "/api/jobs/scrub", "{\"rate\":\"fast\"}", 400, "is no rate"),
+        ("POST", "/api/jobs/scrub", "{\"speed\":1}", 400, "unknown field `speed`"),
+        ("POST", "/api/jobs/rebalance", "{\"quick\":true}", 400, "rebalance has no quick"),
+        ("POST", "/api/jobs/repair", "{\"force\":true}", 400, "no force without delete_orphans"),
+        ("POST", "/api/jobs/drain", "{}", 400, "drain needs a volume"),
+        ("POST", "/api/jobs/drain", "{\"volume\":\"nosuch:1\"}", 404, "none of the volumes"),
+        ("DELETE", "/api/jobs/7", "", 404, "there is no job 7"),
+        ("PATCH", "/api/jobs/7", "{\"rate\":\"1\"}", 404, "there is no job 7"),
+        ("PUT", "/api/volumes/nosuch:1", "{\"mode\":\"drain\"}", 404, "none of the volumes"),
+        ("PUT", "/api/volumes/nosuch:1", "{\"mode\":\"asleep\"}", 400, "unknown variant `asleep`"),
+        ("GET", "/readyz?without=nosuch:1", "", 400, "none of the volumes"),
+        ("GET", "/api/keys?limit=0", "", 400, "1 to 1000"),
+    ];
+    for (method, path, body, status, words) in cases {
+        let said = master.ask(method, path, body);
+        let error: Value = serde_json::from_str(&said.text()).expect("it is JSON");
+        assert!(
+            said.status == status && error["error"].as_str().expect("text").contains(words),
+            "{method} {path} {body}: {} {}",
+            said.status,
+            said.text()
+        );
+    }
+    let plain = Master::builder(&addresses(&volumes)).build();
+    let (status, said) = plain.job(&["scrub", "--admin", &format!("127.0.0.1:{}", PortLease::new().port())]);
+    assert!(!status.success() && said.contains("doesn't answer"), "{said}");
+}
+
+impl Administered {
+    fn ask_with(&self, headers: &[(&str, &str)]) -> u16 {
+        let url = format!("http://127.0.0.1:{}/api/jobs/scrub", self.port.port());
+        http("POST", &url, b"{\"quick\":true}", headers).status
+    }
+}
+
+#[test]
+fn who_may_not_act_does_not() {
+    let volumes = volumes(3);
+    let open = Administered::start(Master::builder(&addresses(&volumes)));
+    let host = format!("127.0.0.1:{}", open.port.port());
+    assert_eq!(open.ask_with(&[("Origin", "http://evil.example")]), 403);
+    assert_eq!(open.ask_with(&[("Origin", "null")]), 403);
+    assert_eq!(open.ask_with(&[("Host", "rebound.example")]), 403);
+    assert_eq!(open.ask_with(&[("Origin", &format!("http://{host}"))]), 202);
+    drop(open);
+    let token = Administered::start(
+        Master::builder(&addresses(&volumes)).flag("adopt", "true").flag("admin-token", "secret"),
+    );
+    assert_eq!(token.ask_with(&[]), 401);
+    for wrong in ["Bearer wrong", "Bearer secre", "Bearer secret2", "Basic secret"] {
+        assert!([401, 403].contains(&token.ask_with(&[("Authorization", wrong)])), "{wrong}");
+    }
+    assert_eq!(token.ask_with(&[("Authorization", "Bearer secret")]), 202);
+    assert_eq!(token.ask("GET", "/api/volumes", "").status, 200, "who can reach the port can read");
+    assert!(!token.log().contains("secret"));
+    drop(token);
+    let port = PortLease::new();
+    let builder = Master::builder(&addresses(&volumes)).flag("adopt", "true");
+    let wide = builder.flag("admin", format!("0.0.0.0:{}", port.port())).start();
+    let url = format!("http://127.0.0.1:{}/api/jobs/scrub", port.port());
+    let said = wait_for("the admin port answers", || crate::harness::try_http("POST", &url, b"{}", &[]).ok());
+    assert!(said.status == 403 && said.text().contains("--admin-token"), "{}", said.text());
+    drop(wide);
+}
+
+#[test]
+fn a_running_server_rebalances_while_clients_use_the_same_keys() {
+    let volumes = volumes(5);
+    let (_before, master) = grown(&volumes, 300);
+    let clients = Clients::around(&master, 2, false, || {
+        let job = master.job("rebalance", FAST);
+        assert_eq!(job["state"], "done", "{job}");
+        assert!(job["status"]["bytes"].as_u64() > Some(1000), "{job}");
+        check_plain(&master, 300);
+    });
+    clients.check(&master);
+    let unbalanced = |key: &Value| key["balanced"] == false;
+    let page = master.json("GET", "/api/keys?limit=1000", "");
+    assert_eq!(page["keys"].as_array().unwrap().iter().filter(|key| unbalanced(key)).count(), 0);
+    eventually("the old copies are removed", || master.json("GET", "/api/status", "")["unsettled"] == 0);
+    let scrub = master.job("scrub", FAST);
+    assert_eq!(scrub["state"], "done", "{scrub}");
+}
+
+#[test]
+fn a_running_server_repairs_while_clients_use_the_same_keys() {
+    let volumes = volumes(3);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    (0..200).for_each(|number| master.put(&format!("/{number}"), format!("content of {number}").as_bytes()));
+    let is_blob = |name: &String| !name.starts_with('=') && !name.ends_with(".meta");
+    let blobs: Vec<String> = volumes[1].files().into_iter().filter(is_blob).collect();
+    for (index, name) in blobs.iter().enumerate() {
+        let path = volumes[1].dir().join(name);
+        if index % 2 == 0 {
+            fs::remove_file(path).unwrap()
+        } else {
+            fs::write(path, b"garbage!").unwrap()
+        };
+    }
+    let clients = Clients::around(&master, 2, false, || {
+        let scrub = master.job("scrub", FAST);
+        assert_eq!(
+            (&scrub["state"], &scrub["status"]["kinds"]["corrupt"]),
+            (&json!("left"), &json!(100)),
+            "{scrub}"
+        );
+        let repair = master.job("repair", FAST);
+        assert_eq!(
+            (&repair["state"], &repair["status"]["mended"]),
+            (&json!("done"), &json!(200)),
+            "{repair}"
+        );
+    });
+    clients.check(&master);
+    check_plain(&master, 200);
+    assert_eq!(master.job("scrub", FAST)["state"], "done");
+}
+
+#[test]
+fn a_volume_is_drained_and_takes_blobs_again() {
+    let volumes = volumes(4);
+    let mut master = Administered::start(Master::builder(&addresses(&volumes)));
+    (0..100).for_each(|number| master.put(&format!("/{number}"), format!("content of {number}").as_bytes()));
+    let gone = volumes[2].addr();
+    let drain = json!({ "volume": gone, "rate": "unlimited" }).to_string();
+    let clients = Clients::around(&master, 2, false, || {
+        let job = master.job("drain", &drain);
+        assert_eq!(job["state"], "done", "{job}");
+    });
+    clients.check(&master);
+    let files = || volumes[2].files().into_iter().filter(|file| file != "=cluster").count();
+    eventually("it is empty", || files() == 0);
+    let refused = master.ask("PUT", &format!("/api/volumes/{}", volumes[0].addr()), r#"{"mode":"drain"}"#);
+    assert!(refused.status == 409 && refused.text().contains("add one first"), "{}", refused.text());
+    assert!(master.stop_and_start());
+    (100..150)
+        .for_each(|number| master.put(&format!("/{number}"), format!("content of {number}").as_bytes()));
+    assert_eq!(files(), 0, "it is remembered");
+    let view = master.json("GET", "/api/volumes", "")[2].clone();
+    assert_eq!(
+        (&view["volume"], &view["mode"], &view["state"]),
+        (&json!(gone), &json!("drain"), &json!("up"))
+    );
+    assert_eq!(master.ask("GET", "/readyz", "").status, 200);
+    let without = format!("/readyz?without={}", volumes[0].addr());
+    assert_eq!(master.ask("GET", &without, "").status, 412);
+    // The same by command line, on the running server.
+    let (status, said) = master.job_words(&["undrain", &gone]);
+    assert!(status && said.contains("is alive from now on"), "{said}");
+    assert_eq!(master.ask("GET", &without, "").status, 200);
+    let (status, said) = master.job_words(&["rebalance", "--rate", "unlimited"]);
+    assert!(status, "{said}");
+    assert!(files() > 50, "{}", files());
+    check_plain(&master, 150);
+}
+
+impl Administered {
+    fn stop_and_start(&mut self) -> bool {
+        let stopped = self.master.stop().success();
+        self.master.start_again();
+        self.wait();
+        stopped
+    }
+
+    fn job_words(&self, words: &[&str]) -> (bool, String) {
+        let (status, said) = self.master.job(words);
+        (status.success(), said)
+    }
+}
+
+#[test]
+fn a_job_is_alone_can_be_slowed_down_and_stopped() {
+    let volumes = volumes(3);
+    let mut master = Administered::start(Master::builder(&addresses(&volumes)));
+    (0..60).for_each(|number| master.put(&format!("/{number}"), b"x"));
+    let begun = master.json("POST", "/api/jobs/scrub", r#"{"rate":"2"}"#);
+    let id = begun["id"].as_u64().unwrap();
+    let second = master.ask("POST", "/api/jobs/scrub", FAST);
+    assert!(
+        second.status == 409 && second.text().contains(&format!("job {id} does this already")),
+        "{}",
+        second.text()
+    );
+    assert_eq!(master.job("repair", FAST)["state"], "done", "another kind is another job");
+    let done = |job: &Value| job["status"]["keys"].as_u64().unwrap();
+    assert!(done(&master.json("GET", &format!("/api/jobs/{id}"), "")) < 50);
+    let changed = master.json("PATCH", &format!("/api/jobs/{id}"), FAST);
+    assert_eq!(changed["rate"], "unlimited");
+    let ended = master.end_of(id);
+    assert_eq!((&ended["state"], done(&ended)), (&json!("done"), 60), "{ended}");
+    let slow = master.json("POST", "/api/jobs/scrub", r#"{"rate":"0.5"}"#)["id"].as_u64().unwrap();
+    let stopped = Instant::now();
+    assert_eq!(master.json("DELETE", &format!("/api/jobs/{slow}"), "")["state"], "stopping");
+    assert_eq!(master.end_of(slow)["state"], "stopped");
+    assert!(stopped.elapsed() < Duration::from_secs(10), "{:?}", stopped.elapsed());
+    // A server that ends doesn't wait for a slow job.
+    master.json("POST", "/api/jobs/scrub", r#"{"rate":"0.5"}"#);
+    let ending = Instant::now();
+    assert!(master.master.stop().success());
+    assert!(ending.elapsed() < Duration::from_secs(10), "{:?}", ending.elapsed());
+}
+
+#[test]
+fn a_scrub_begins_by_itself_and_goes_on_after_a_restart() {
+    let volumes = volumes(3);
+    let builder = Master::builder(&addresses(&volumes)).flag("scrub-every", "2s");
+    let mut master = Administered::start(builder);
+    (0..20).for_each(|number| master.put(&format!("/{number}"), b"x"));
+    let scrubbed = |master: &Administered| {
+        wait_for("it was scrubbed", || {
+            let last = master.json("GET", "/api/status", "")["last_scrub"].clone();
+            (!last.is_null()).then_some(last)
+        })
+    };
+    assert_eq!(scrubbed(&master)["contents"], true);
+    assert!(master.master.stop().success());
+    let mut path = master.db().as_os_str().to_owned();
+    path.push(".state");
+    let mut state: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    state["scrub_at"] = json!({ "begun_us": 5, "key": "/3" });
+    state["last_scrub"] = Value::Null;
+    fs::write(&path, state.to_string()).unwrap();
+    master.master.start_again();
+    master.wait();
+    let last = scrubbed(&master);
+    assert_eq!((&last["begun_us"], &last["keys"]), (&json!(5), &json!(7 - 1)), "/4 to /9 are left: {last}");
+}
+
+#[test]
+fn the_command_line_shows_how_a_server_is() {
+    let mut volumes = volumes(4);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    master.put("/a%07b", b"x");
+    master.put("/c", b"x");
+    assert_eq!(master.call("UNLINK", "/c", b"").status, 204);
+    let down = volumes[3].addr();
+    volumes[3].stop();
+    eventually("it is known to be down", || master.json("GET", "/api/status", "")["volumes_up"] == 3);
+    let said = |words: &[&str]| {
+        let (status, said) = master.job_output(words);
+        assert!(status.success(), "{words:?}: {said}");
+        said
+    };
+    assert!(said(&["status"]).contains("3 of 4 up, 3 replicas"));
+    let line = said(&["volumes"]).lines().find(|line| line.starts_with(&down)).unwrap().to_owned();
+    assert!(line.contains("down") && line.contains("refused"), "{line}");
+    assert_eq!(said(&["ls", "/"]), "live      /a%07b\nunlinked  /c\n");
+    assert_eq!(said(&["ls", "/c"]), "unlinked  /c\n");
+    let keys: Vec<Value> =
+        said(&["ls", "--json"]).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((keys.len(), &keys[1]["state"]), (2, &json!("unlinked")));
+    let (status, failed) = master.master.job(&["scrub", "--quick"]);
+    assert!(
+        status.code() == Some(1) && failed.contains("unreachable") || failed.contains("refused"),
+        "{failed}"
+    );
+    assert!(said(&["jobs"]).contains("scrub"), "{}", said(&["jobs"]));
+}
+
+/// What became of the records of a stopped master, as far as their places go.
+fn unbalanced(master: &Master, volumes: &[Volume]) -> usize {
+    let list = volumes.iter().map(|volume| volume.addr().parse().expect("a volume")).collect();
+    let placer = Placer::new(list, 3, 10);
+    let records = entries_of(master.db()).into_iter().filter(|(key, _)| key.starts_with(b"/"));
+    let away = records.filter(|(key, value)| {
+        let record = Record::parse(value).expect("a record");
+        record.replicas != placer.placement(Key::new(key.clone()).expect("a key").as_bytes())
+    });
+    away.count()
+}
+
+/// Has a running server do a job, under load, and kills it with -9 thirty times in the middle; then the job comes to its
+/// end, and everything is right.
+fn kills(
+    volumes: &[Volume],
+    mut master: Administered,
+    name: &str,
+    options: &str,
+    mut disturb: impl FnMut(usize),
+) -> Administered {
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64 ^ std::process::id() as u64;
+    println!("seed {random:x}");
+    for round in 0..30 {
+        disturb(round);
+        Clients::around(&master.master, 1, true, || {
+            assert_eq!(master.ask("POST", &format!("/api/jobs/{name}"), options).status, 202);
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            std::thread::sleep(Duration::from_millis(random >> 56));
+        });
+        master.master.kill9();
+        master.master.start_again();
+        master.wait();
+    }
+    let done = master.job(name, options);
+    assert_eq!(done["state"], "done", "{done}");
+    check_plain(&master, 150);
+    eventually("everything is settled", || master.json("GET", "/api/status", "")["unsettled"] == 0);
+    let scrub = master.job("scrub", FAST);
+    assert_eq!(scrub["state"], "done", "{scrub}");
+    assert!(master.master.stop().success());
+    let _ = volumes;
+    master
+}
+
+#[test]
+fn a_rebalance_that_is_killed_thirty_times_comes_to_its_end() {
+    let volumes = volumes(5);
+    let (_before, master) = grown(&volumes, 150);
+    let master = kills(&volumes, master, "rebalance", r#"{"rate":"60"}"#, |_| {});
+    assert_eq!(unbalanced(&master, &volumes), 0);
+}
+
+#[test]
+fn a_drain_that_is_killed_thirty_times_comes_to_its_end() {
+    let volumes = volumes(4);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    (0..150).for_each(|number| master.put(&format!("/{number}"), format!("content of {number}").as_bytes()));
+    let drain = json!({ "volume": volumes[0].addr(), "rate": "60" }).to_string();
+    kills(&volumes, master, "drain", &drain, |_| {});
+    assert_eq!(volumes[0].files().into_iter().filter(|file| file != "=cluster").count(), 0);
+}
+
+#[test]
+fn a_repair_that_is_killed_thirty_times_comes_to_its_end() {
+    let volumes = volumes(3);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    (0..150).for_each(|number| master.put(&format!("/{number}"), format!("content of {number}").as_bytes()));
+    let is_plain = |name: &String| !name.starts_with('=') && !name.contains('.');
+    let names: Vec<String> = volumes[0].files().into_iter().filter(is_plain).collect();
+    kills(&volumes, master, "repair", r#"{"rate":"150"}"#, |round| {
+        for name in names.iter().skip(5 * round).take(5) {
+            fs::write(volumes[0].dir().join(name), b"garbage").unwrap();
+        }
+    });
+}
