@@ -51,7 +51,7 @@ impl Connection {
     pub(crate) fn send(&mut self, method: &str, path: &str, body: Body) -> Outcome<()> {
         let bytes = body.piece.len() * body.times;
         let length = if bytes > 0 { format!("Content-Length: {bytes}\r\n") } else { String::new() };
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: bench\r\n{length}\r\n").into_bytes();
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n").into_bytes();
         let stream = self.stream.get_mut();
         if bytes <= TOGETHER_BYTES {
             (0..body.times).for_each(|_| head.extend_from_slice(body.piece));

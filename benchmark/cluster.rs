@@ -15,7 +15,7 @@ const VOLUMES: usize = 3;
 const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// Subvolumes of each volume, the server's default.
-const SUBVOLUMES: u32 = 10;
+pub(crate) const SUBVOLUMES: u32 = 10;
 
 /// A running cluster; it ends with this value, and its data goes too.
 pub(crate) struct Cluster {
@@ -40,15 +40,7 @@ pub(crate) struct Setup<'a> {
 impl Cluster {
     pub(crate) fn start(setup: &Setup) -> Outcome<Cluster> {
         let place = Place::new(setup.parent, "cluster")?;
-        let (mut volumes, mut names) = (Vec::new(), Vec::new());
-        for number in 1..=VOLUMES {
-            let port = free_port()?;
-            let mut command = Command::new(home().join("volume"));
-            command.arg(place.0.join(format!("volume{number}"))).env("PORT", port.to_string());
-            command.env("LISTEN", "127.0.0.1");
-            volumes.push(started(Process::start(&command)?, port)?);
-            names.push(format!("127.0.0.1:{port}"));
-        }
+        let (volumes, names) = volumes(&place.0, VOLUMES)?;
         let parsed = names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
         let placer = Placer::new(parsed, setup.replicas, SUBVOLUMES);
         let port = free_port()?;
@@ -83,8 +75,26 @@ impl Cluster {
     }
 }
 
+/// Starts so many volumes below `dir`; answers their addresses too.
+pub(crate) fn volumes(dir: &Path, count: usize) -> Outcome<(Vec<Process>, Vec<String>)> {
+    let (mut volumes, mut names) = (Vec::new(), Vec::new());
+    for number in 1..=count {
+        let port = free_port()?;
+        let mut command = Command::new(home().join("volume"));
+        command.arg(volume_dir(dir, number)).env("PORT", port.to_string()).env("LISTEN", "127.0.0.1");
+        volumes.push(started(Process::start(&command)?, port)?);
+        names.push(format!("127.0.0.1:{port}"));
+    }
+    Ok((volumes, names))
+}
+
+/// Where volume `number`, from 1, keeps its files.
+pub(crate) fn volume_dir(dir: &Path, number: usize) -> PathBuf {
+    dir.join(format!("volume{number}"))
+}
+
 /// The programs of this build lie side by side.
-fn master_program() -> Outcome<PathBuf> {
+pub(crate) fn master_program() -> Outcome<PathBuf> {
     Ok(env::current_exe()?.with_file_name("mkv"))
 }
 

@@ -8,17 +8,22 @@ mod client;
 mod cluster;
 mod constant;
 mod cycles;
+mod filled;
 mod get;
 mod index;
 mod list;
 mod load;
 mod memory;
+mod online;
 mod options;
 mod process;
 mod put;
+mod rebalance;
+mod rebuild;
 mod records;
 mod report;
 mod scratch;
+mod scrub;
 mod stall;
 mod wrk;
 
@@ -34,7 +39,7 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 type Measure = fn(&Bench) -> Outcome<Vec<Figure>>;
 
 /// What can be measured, under the name by which it is chosen.
-const GROUPS: [(&str, Measure); 11] = [
+const GROUPS: [(&str, Measure); 15] = [
     ("get-missing", get::missing),
     ("get-present", get::present),
     ("put-1k", put::one_kib),
@@ -46,6 +51,10 @@ const GROUPS: [(&str, Measure); 11] = [
     ("lookups", index::lookups),
     ("commits", index::commits),
     ("stalls", stall::run),
+    ("rebuild", rebuild::run),
+    ("scrub", scrub::run),
+    ("rebalance", rebalance::run),
+    ("online", online::run),
 ];
 
 /// What every measurement needs to know.

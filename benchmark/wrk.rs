@@ -43,8 +43,46 @@ pub(crate) fn rate(bench: &Bench, address: &str, keys: &Keys) -> Outcome<f64> {
     if text.contains("Socket errors") {
         return Err(format!("wrk met errors at {address}: {text}").into());
     }
-    let rate = text.lines().find_map(|line| line.strip_prefix("Requests/sec:")?.trim().parse().ok());
-    rate.ok_or_else(|| format!("wrk gave no rate: {text}{}", String::from_utf8_lossy(&output.stderr)).into())
+    requests_per_second(&text)
+        .ok_or_else(|| format!("wrk gave no rate: {text}{}", String::from_utf8_lossy(&output.stderr)).into())
+}
+
+/// Asks for the paths of a list, one after another, and begins again at its end.
+const LISTED_PATHS: &str = r#"
+local paths, next = {}, 0
+function init(args)
+  for path in io.lines(args[1]) do paths[#paths + 1] = path end
+end
+function request()
+  next = next % #paths + 1
+  return "GET " .. paths[next] .. " HTTP/1.1\r\nHost: bench\r\n\r\n"
+end
+"#;
+
+/// Answers per second when all of `servers` are asked at the same time, each for the paths in its own file.
+pub(crate) fn rate_of_lists(bench: &Bench, servers: &[(String, PathBuf)]) -> Outcome<f64> {
+    let script = bench.scratch.memory.join("listed.lua");
+    std::fs::write(&script, LISTED_PATHS)?;
+    let mut running = Vec::new();
+    for (address, paths) in servers {
+        let mut command = Command::new("wrk");
+        command.args(["-t1", "-c16", &format!("-d{}s", bench.options.seconds()), "-s"]).arg(&script);
+        command.arg(format!("http://{address}/")).arg("--").arg(paths).stdout(std::process::Stdio::piped());
+        running.push(command.spawn()?);
+    }
+    let mut sum = 0.0;
+    for wrk in running {
+        let text = String::from_utf8_lossy(&wrk.wait_with_output()?.stdout).into_owned();
+        if text.contains("Non-2xx") || text.contains("Socket errors") {
+            return Err(format!("wrk met errors: {text}").into());
+        }
+        sum += requests_per_second(&text).ok_or_else(|| format!("wrk gave no rate: {text}"))?;
+    }
+    Ok(sum)
+}
+
+fn requests_per_second(text: &str) -> Option<f64> {
+    text.lines().find_map(|line| line.strip_prefix("Requests/sec:")?.trim().parse().ok())
 }
 
 fn script(bench: &Bench) -> Outcome<PathBuf> {

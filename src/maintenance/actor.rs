@@ -423,10 +423,10 @@ async fn perform(
     let grace = parts.options.grace;
     let depth = |quick| if quick { Depth::Sizes } else { Depth::Contents };
     let scrub = match task {
-        Task::Rebalance => return Ok(rebalance::run_online(&parts.store(), grace, &control).await?),
+        Task::Rebalance => return Ok(rebalance::run_online(&parts, &control).await?),
         Task::Drain { volume } => {
             let volume: Volume = volume.parse().expect("it is one of ours");
-            return drain::run_online(&parts.store(), &state, &volume, grace, &control).await;
+            return drain::run_online(&parts, &state, &volume, &control).await;
         }
         Task::Scrub { quick, scheduled } => {
             let origin = if scheduled { Origin::Scheduled } else { Origin::Asked };

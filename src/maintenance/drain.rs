@@ -4,12 +4,11 @@
 use super::Control;
 use super::offline::{self, MaintenanceError, OfflineRequest};
 use super::pages::Pages;
-use super::rebalance::{self, Rebalance};
+use super::rebalance;
 use super::state::StateFile;
 use crate::index::{Index, IndexError};
 use crate::model::{Replica, Volume, VolumeMode};
-use crate::store::Store;
-use actix_rt::time::sleep;
+use crate::store::StoreParts;
 use std::time::Duration;
 
 /// How often it is looked for keys that were written meanwhile, and the pause before.
@@ -21,11 +20,8 @@ pub fn run(request: &OfflineRequest, volume: &Volume, control: &Control) -> Resu
     offline::run(request, control, async |opened| {
         opened.state.set_mode(&opened.parts.placer, volume, VolumeMode::Drain)?;
         let _watching = opened.join().await?;
-        let store = opened.parts.store();
-        control.progress.begin("moving", 0);
-        let job = Rebalance { store: &store, keep_old: Duration::ZERO, control };
-        job.all_and_settle(request.store.grace).await?;
-        Ok(report_left(store.index(), volume, control).await?)
+        rebalance::run_opened(&opened, control).await?;
+        Ok(report_left(&opened.parts.index.handle(), volume, control).await?)
     })
 }
 
@@ -41,23 +37,23 @@ pub fn set_mode(
 
 /// As [`run`], in a server that goes on serving.
 pub(super) async fn run_online(
-    store: &Store,
+    parts: &StoreParts,
     state: &StateFile,
     volume: &Volume,
-    grace: Duration,
     control: &Control,
 ) -> Result<(), MaintenanceError> {
-    state.set_mode(store.placer(), volume, VolumeMode::Drain)?;
-    rebalance::run_online(store, grace, control).await?;
+    let index = parts.index.handle();
+    state.set_mode(&parts.placer, volume, VolumeMode::Drain)?;
+    rebalance::run_online(parts, control).await?;
     for _ in 0..TRIES {
-        if control.is_stopped() || left_on(store.index(), volume).await? == 0 {
+        if control.is_stopped() || left_on(&index, volume).await? == 0 {
             break;
         }
         // Writes that were on their way to it when its mode was set.
-        sleep(PAUSE).await;
-        rebalance::run_online(store, grace, control).await?;
+        control.wait(PAUSE).await;
+        rebalance::run_online(parts, control).await?;
     }
-    Ok(report_left(store.index(), volume, control).await?)
+    Ok(report_left(&index, volume, control).await?)
 }
 
 /// A volume that a record still names isn't empty.

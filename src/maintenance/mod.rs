@@ -10,8 +10,10 @@ mod pages;
 pub mod rebalance;
 pub mod rebuild;
 pub mod scrub;
+mod settle;
 pub mod state;
 mod status;
+mod threads;
 pub mod verify;
 
 pub use actor::{BeginError, DEFAULT_RATE, Job, JobState, Maintenance, NoSuchJob, Order, Schedule, Task};

@@ -4,37 +4,33 @@
 //! under its lock. Here is what surrounds it: which keys, how many at once, how fast, and what is left in the end.
 
 use super::Control;
-use super::offline::{self, MaintenanceError, OfflineRequest, Survey};
-use super::pages::Pages;
+use super::offline::{self, MaintenanceError, OfflineRequest, Opened, Survey};
+use super::pages::{Cursor, Pages, beginning, next_page};
+use super::settle::{report_unsettled, settle_for_ever, settle_rest};
+use super::threads::on_threads;
 use crate::index::IndexError;
-use crate::model::{Key, Record, Replica, Volume};
-use crate::store::{Moved, Store, StoreError};
-use actix_rt::time::sleep;
+use crate::model::{Key, Record, RecordError, Replica, Volume};
+use crate::store::{Moved, Store, StoreError, StoreParts};
 use futures_util::future::{Either, select};
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::stream::{self, StreamExt};
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Mutex as AsyncMutex;
 
-/// Keys that are moved at the same time: enough that no volume waits for a master that waits for another, few enough
+/// Keys that each thread moves at the same time: enough that no volume waits for a master that waits for another, few enough
 /// that their buffers are some megabytes.
-const KEYS_AT_ONCE: usize = 16;
+const KEYS_AT_ONCE: usize = 8;
 
 /// Keys that are remembered because something in their way goes by itself; beyond, they are left.
 const MAX_AGAIN: usize = 100_000;
 
+/// So much longer than the grace period what is in the way has to go.
+const CLEAR_SLACK: Duration = Duration::from_secs(5);
+
 /// How often such keys are tried again.
 const TRIES: usize = 3;
-
-/// Between two looks at what is being settled.
-const SETTLE_EVERY: Duration = Duration::from_millis(50);
-
-/// So much longer than the grace period it is waited for something to be settled.
-const SETTLE_SLACK: Duration = Duration::from_secs(5);
-
-/// Intents that are looked at to see whether anything can still be settled.
-const INTENTS_LOOKED_AT: usize = 1000;
 
 /// Blobs that would go from one volume to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,304 +59,223 @@ pub struct Rebalanced {
 pub fn run(request: &OfflineRequest, control: &Control) -> Result<(), MaintenanceError> {
     offline::run(request, control, async |opened| {
         let _watching = opened.join().await?;
-        let store = opened.parts.store();
-        control.progress.begin("moving", opened.survey.away);
-        // Nobody is reading, so the old copies can go at once.
-        let job = Rebalance { store: &store, keep_old: Duration::ZERO, control };
-        job.all_and_settle(request.store.grace).await.map_err(MaintenanceError::Index)
+        Ok(run_opened(&opened, control).await?)
     })
+}
+
+/// Moves every key that isn't home, and removes what was moved away or is left of earlier writes. Waits up to about twice
+/// the grace period for what is in doubt.
+pub(super) async fn run_opened(opened: &Opened, control: &Control) -> Result<(), IndexError> {
+    let (store, grace) = (opened.parts.store(), opened.parts.options.grace);
+    control.progress.begin("moving", opened.survey.away);
+    // Nobody is reading, so the old copies can go at once.
+    let moves = Moves::new(Duration::ZERO, control);
+    match select(pin!(moves.all(&opened.parts)), pin!(settle_for_ever(&store))).await {
+        Either::Left((done, _)) => done?,
+        Either::Right((failed, _)) => return Err(failed),
+    }
+    control.progress.begin("removing what was moved away", 0);
+    settle_rest(&store, grace, control).await?;
+    for _ in 0..TRIES {
+        if moves.again().is_empty() || control.is_stopped() {
+            break;
+        }
+        control.progress.begin("moving what was in the way", moves.again().len() as u64);
+        moves.those_again(&store).await?;
+        settle_rest(&store, grace, control).await?;
+    }
+    moves.end();
+    report_unsettled(&store, control).await
 }
 
 /// As [`run`], in a server that goes on serving. Old copies stay for the grace period, and what has to be removed is in
 /// the background.
-pub(super) async fn run_online(store: &Store, grace: Duration, control: &Control) -> Result<(), IndexError> {
+pub(super) async fn run_online(parts: &StoreParts, control: &Control) -> Result<(), IndexError> {
+    let (store, grace) = (parts.store(), parts.options.grace);
     control.progress.begin("reading the index", 0);
     let survey = Survey::of(store.index(), store.placer()).await?;
     control.progress.begin("moving", survey.away);
-    let job = Rebalance { store, keep_old: grace, control };
-    let mut again = job.all().await?;
+    let moves = Moves::new(grace, control);
+    moves.all(parts).await?;
     for _ in 0..TRIES {
-        if again.is_empty() || control.is_stopped() {
+        if moves.again().is_empty() || control.is_stopped() {
             break;
         }
-        control.progress.begin("waiting for what is in the way", again.len() as u64);
-        job.wait(grace + SETTLE_SLACK).await;
-        again = job.some(again.into_iter().map(|(key, _)| key).collect()).await?;
+        control.progress.begin("waiting for what is in the way", moves.again().len() as u64);
+        control.wait(grace + CLEAR_SLACK).await;
+        moves.those_again(&store).await?;
     }
-    job.leave(again);
-    if control.is_stopped() {
-        control.progress.problem(None, None, "stopped before the end; run it again");
-    }
+    moves.end();
     Ok(())
 }
 
 /// Finds out what [`run`] would do, and does nothing.
 pub fn preview(request: &OfflineRequest, control: &Control) -> Result<Rebalanced, MaintenanceError> {
     offline::run(request, control, async |opened| {
-        let store = opened.parts.store();
         control.progress.begin("looking", opened.survey.away);
-        let job = Rebalance { store: &store, keep_old: Duration::ZERO, control };
-        job.preview_all().await.map_err(MaintenanceError::Index)
+        Ok(preview_all(&opened.parts.store(), control).await?)
     })
 }
 
-/// Removes what earlier writes and moves have left, on an index that nobody else uses, and says what has to wait.
-pub(super) async fn settle_all(store: &Store, grace: Duration, control: &Control) -> Result<(), IndexError> {
-    let job = Rebalance { store, keep_old: Duration::ZERO, control };
-    control.progress.begin("removing what was moved away", 0);
-    job.settle_rest(grace).await?;
-    job.report_unsettled().await
-}
+/// The moves of a rebalance: what its threads share.
+#[derive(Clone)]
+struct Moves(Arc<Shared>);
 
-/// A rebalance of all keys of an index, in use or not. It can be dropped at any time.
-pub struct Rebalance<'a> {
-    /// The store of this thread.
-    pub store: &'a Store,
+struct Shared {
     /// How long old copies stay, for readers that were just redirected.
-    pub keep_old: Duration,
-    /// How far it is and what is left, how fast it goes, and whether it goes on.
-    pub control: &'a Control,
+    keep_old: Duration,
+    control: Control,
+    cursor: AsyncMutex<Cursor>,
+    /// Keys in whose way is something that goes by itself, and what.
+    again: Mutex<Vec<(Key, String)>>,
 }
 
-/// What became of one key.
-enum Tried {
-    Done,
-    /// Something is in the way that goes by itself.
-    Again(Key, String),
-    /// The job can't go on.
-    Fatal(IndexError),
-}
+impl Moves {
+    fn new(keep_old: Duration, control: &Control) -> Moves {
+        let (cursor, control) = (AsyncMutex::new(beginning()), control.clone());
+        Moves(Arc::new(Shared { keep_old, control, cursor, again: Mutex::default() }))
+    }
 
-impl Rebalance<'_> {
-    /// Moves every key that isn't home, and removes what was moved away or is left of earlier writes: for an index that
-    /// nobody else uses. Waits up to about twice `grace` for what is in doubt.
-    pub(super) async fn all_and_settle(&self, grace: Duration) -> Result<(), IndexError> {
-        let mut again = match select(pin!(self.all()), pin!(self.settle_for_ever())).await {
-            Either::Left((done, _)) => done?,
-            Either::Right((failed, _)) => return Err(failed),
-        };
-        self.control.progress.begin("removing what was moved away", 0);
-        self.settle_rest(grace).await?;
-        for _ in 0..TRIES {
-            if again.is_empty() || self.control.is_stopped() {
-                break;
-            }
-            self.control.progress.begin("moving what was in the way", again.len() as u64);
-            again = self.some(again.into_iter().map(|(key, _)| key).collect()).await?;
-            self.settle_rest(grace).await?;
-        }
-        self.leave(again);
-        self.report_unsettled().await?;
-        if self.control.is_stopped() {
-            self.control.progress.problem(None, None, "stopped before the end; run it again");
+    /// Goes through all keys once, on all cores.
+    async fn all(&self, parts: &StoreParts) -> Result<(), IndexError> {
+        let moves = self.clone();
+        on_threads(parts, "rebalance", async move |store| moves.pages(store).await).await
+    }
+
+    /// Takes pages until there are no more.
+    async fn pages(&self, store: &Store) -> Result<(), IndexError> {
+        while !self.0.control.is_stopped() {
+            let mut cursor = self.0.cursor.lock().await;
+            let Some(records) = next_page(store.index(), &mut cursor).await? else { break };
+            drop(cursor);
+            let keys = stream::iter(records).map(|(key, record)| self.key(store, key, record));
+            let done: Vec<_> = keys.buffer_unordered(KEYS_AT_ONCE).collect().await;
+            done.into_iter().collect::<Result<(), IndexError>>()?;
         }
         Ok(())
     }
 
-    /// Goes through all keys once. Answers those that are worth another try, and what was in their way.
-    pub async fn all(&self) -> Result<Vec<(Key, String)>, IndexError> {
-        let mut moves = FuturesUnordered::new();
-        let mut again = Vec::new();
-        let mut pages = Pages::new(self.store.index());
-        while !self.control.is_stopped() {
-            let Some(records) = self.meanwhile(&mut moves, &mut again, pages.next()).await?? else { break };
-            for (key, record) in records {
-                match record {
-                    Ok(record) if self.store.is_home(&key, &record) => self.control.progress.add_keys(1),
-                    Ok(_) => {
-                        while moves.len() >= KEYS_AT_ONCE {
-                            self.take(moves.next().await, &mut again)?;
-                        }
-                        moves.push(self.one(key));
-                    }
-                    Err(err) => self.control.progress.problem(Some(&key), None, err),
-                }
-            }
-        }
-        while let Some(tried) = moves.next().await {
-            self.take(Some(tried), &mut again)?;
-        }
-        Ok(again)
-    }
-
-    /// Goes through some keys.
-    async fn some(&self, keys: Vec<Key>) -> Result<Vec<(Key, String)>, IndexError> {
-        let mut again = Vec::new();
-        let mut moves =
-            futures_util::stream::iter(keys).map(|key| self.one(key)).buffer_unordered(KEYS_AT_ONCE);
-        while let Some(tried) = moves.next().await {
-            self.take(Some(tried), &mut again)?;
-        }
-        Ok(again)
-    }
-
-    /// Waits for `work` while the moves go on.
-    async fn meanwhile<T>(
+    async fn key(
         &self,
-        moves: &mut FuturesUnordered<impl Future<Output = Tried>>,
-        again: &mut Vec<(Key, String)>,
-        work: impl Future<Output = T>,
-    ) -> Result<T, IndexError> {
-        let mut work = pin!(work);
-        while !moves.is_empty() {
-            match select(work.as_mut(), moves.next()).await {
-                Either::Left((done, _)) => return Ok(done),
-                Either::Right((tried, _)) => self.take(tried, again)?,
-            }
-        }
-        Ok(work.await)
-    }
-
-    fn take(&self, tried: Option<Tried>, again: &mut Vec<(Key, String)>) -> Result<(), IndexError> {
-        match tried {
-            Some(Tried::Again(key, reason)) if again.len() < MAX_AGAIN => again.push((key, reason)),
-            Some(Tried::Again(key, reason)) => self.control.progress.problem(Some(&key), None, reason),
-            Some(Tried::Fatal(err)) => return Err(err),
-            Some(Tried::Done) | None => {}
+        store: &Store,
+        key: Key,
+        record: Result<Record, RecordError>,
+    ) -> Result<(), IndexError> {
+        match record {
+            Ok(record) if store.is_home(&key, &record) => self.0.control.progress.add_keys(1),
+            Ok(_) => self.bring_home(store, key).await?,
+            Err(err) => self.0.control.progress.problem(Some(&key), None, err),
         }
         Ok(())
     }
 
-    async fn one(&self, key: Key) -> Tried {
-        self.control.pace.wait().await;
-        if self.control.is_stopped() {
-            return Tried::Done;
+    /// Tries once more what had something in its way.
+    async fn those_again(&self, store: &Store) -> Result<(), IndexError> {
+        let keys = std::mem::take(&mut *self.again());
+        let moves = stream::iter(keys).map(|(key, _)| self.bring_home(store, key));
+        let done: Vec<_> = moves.buffer_unordered(KEYS_AT_ONCE).collect().await;
+        done.into_iter().collect()
+    }
+
+    async fn bring_home(&self, store: &Store, key: Key) -> Result<(), IndexError> {
+        let Shared { control, keep_old, .. } = &*self.0;
+        control.pace.wait().await;
+        if control.is_stopped() {
+            return Ok(());
         }
-        let moved = match self.store.bring_home(&key, self.keep_old).await {
+        let moved = match store.bring_home(&key, *keep_old).await {
             Ok(moved) => moved,
             // It was removed meanwhile.
             Err(StoreError::Index(IndexError::NotFound { .. })) => Moved::default(),
             Err(StoreError::Index(err @ IndexError::Busy { .. })) => {
-                return Tried::Again(key, err.to_string());
+                self.try_again(key, err.to_string());
+                return Ok(());
             }
             Err(StoreError::Index(err @ (IndexError::Stopped | IndexError::TooManyIntents))) => {
-                return Tried::Fatal(err);
+                return Err(err);
             }
             Err(err) => {
-                self.control.progress.problem(Some(&key), None, err);
+                control.progress.problem(Some(&key), None, err);
                 Moved::default()
             }
         };
-        self.control.pace.charge(moved.copies, moved.bytes);
-        self.control.progress.add_bytes(moved.bytes);
+        control.pace.charge(moved.copies, moved.bytes);
+        control.progress.add_bytes(moved.bytes);
         if moved.waits {
             let reasons: Vec<String> = moved.left.iter().map(ToString::to_string).collect();
-            return Tried::Again(key, reasons.join("; "));
+            self.try_again(key, reasons.join("; "));
+            return Ok(());
         }
         for left in moved.left {
-            self.control.progress.problem(Some(&key), left.place.as_ref(), left.reason);
+            control.progress.problem(Some(&key), left.place.as_ref(), left.reason);
         }
-        self.control.progress.add_keys(1);
-        self.control.progress.step();
-        Tried::Done
-    }
-
-    /// Waits, but not when it is to stop.
-    async fn wait(&self, time: Duration) {
-        let begun = Instant::now();
-        while begun.elapsed() < time && !self.control.is_stopped() {
-            sleep(SETTLE_EVERY).await;
-        }
-    }
-
-    fn leave(&self, again: Vec<(Key, String)>) {
-        for (key, reason) in again {
-            self.control.progress.problem(Some(&key), None, reason);
-        }
-    }
-
-    async fn settle_for_ever(&self) -> IndexError {
-        loop {
-            match self.store.settle_due().await {
-                Ok(true) => {}
-                Err(StoreError::Index(IndexError::Stopped)) => return IndexError::Stopped,
-                Ok(false) | Err(_) => sleep(SETTLE_EVERY).await,
-            }
-        }
-    }
-
-    /// Settles until nothing is left but what waits for volumes that are away.
-    async fn settle_rest(&self, grace: Duration) -> Result<(), IndexError> {
-        let patience = 2 * grace + SETTLE_SLACK;
-        let (mut least, mut since) = (usize::MAX, Instant::now());
-        while !self.control.is_stopped() {
-            match self.store.settle_due().await {
-                Ok(_) => {}
-                Err(StoreError::Index(IndexError::Stopped)) => return Err(IndexError::Stopped),
-                Err(err) => log::warn!("settling what earlier writes left: {err}"),
-            }
-            let waiting = self.store.index().waiting(INTENTS_LOOKED_AT).await?;
-            let can_go = |replica: &Replica| self.store.volumes().health().is_up(replica);
-            if !waiting.iter().any(|(_, intent)| intent.files.iter().any(|placed| can_go(&placed.replica))) {
-                return Ok(());
-            }
-            let count = self.store.index().unsettled().await?;
-            if count < least {
-                (least, since) = (count, Instant::now());
-            } else if since.elapsed() > patience {
-                return Ok(());
-            }
-            sleep(SETTLE_EVERY).await;
-        }
+        control.progress.add_keys(1);
+        control.progress.step();
         Ok(())
     }
 
-    /// What could not be removed from volumes that are given is left to be done; others are nobody's concern any more.
-    async fn report_unsettled(&self) -> Result<(), IndexError> {
-        let mut counts = BTreeMap::<Volume, u64>::new();
-        for (_, intent) in self.store.index().waiting(usize::MAX).await? {
-            for placed in intent.files {
-                *counts.entry(placed.replica.volume()).or_default() += 1;
-            }
+    fn try_again(&self, key: Key, reason: String) {
+        let mut again = self.again();
+        match again.len() < MAX_AGAIN {
+            true => again.push((key, reason)),
+            false => self.0.control.progress.problem(Some(&key), None, reason),
         }
-        for (volume, count) in counts {
-            let what = format!("{volume}: {count} files are to be removed as soon as it answers");
-            match self.store.placer().volumes().contains(&volume) {
-                true => self.control.progress.problem(None, None, what),
-                false => self.control.progress.note(what),
-            }
-        }
-        Ok(())
     }
 
-    /// Finds out what [`Rebalance::all`] would do, and does nothing.
-    async fn preview_all(&self) -> Result<Rebalanced, IndexError> {
-        let mut sums = BTreeMap::<(Volume, Volume), (u64, u64)>::new();
-        let mut rebalanced = Rebalanced::default();
-        let mut pages = Pages::new(self.store.index());
-        while let Some(records) = pages.next().await?.filter(|_| !self.control.is_stopped()) {
-            let previews = futures_util::stream::iter(records).map(|(key, record)| self.preview(key, record));
-            let mut previews = previews.buffer_unordered(KEYS_AT_ONCE);
-            while let Some(preview) = previews.next().await {
-                let Some((copies, size)) = preview else { continue };
-                rebalanced.without_copies += u64::from(copies.is_empty());
-                for (from, to) in copies {
-                    let (blobs, bytes) = sums.entry((from.volume(), to.volume())).or_default();
-                    *blobs += 1;
-                    *bytes += size;
-                }
-            }
-        }
-        let transfer = |((from, to), (blobs, bytes))| Transfer { from, to, blobs, bytes };
-        rebalanced.transfers = sums.into_iter().map(transfer).collect();
-        Ok(rebalanced)
+    fn again(&self) -> MutexGuard<'_, Vec<(Key, String)>> {
+        self.0.again.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn preview(
-        &self,
-        key: Key,
-        record: Result<Record, crate::model::RecordError>,
-    ) -> Option<(Vec<(Replica, Replica)>, u64)> {
-        self.control.progress.add_keys(1);
-        let record = record.map_err(|err| self.control.progress.problem(Some(&key), None, err)).ok()?;
-        if self.store.is_home(&key, &record) {
-            return None;
+    /// Says what is left.
+    fn end(&self) {
+        let progress = &self.0.control.progress;
+        for (key, reason) in std::mem::take(&mut *self.again()) {
+            progress.problem(Some(&key), None, reason);
         }
-        self.control.progress.step();
-        let preview = self.store.preview(&key, &record).await;
-        let preview = preview.map_err(|err| self.control.progress.problem(Some(&key), None, err)).ok()?;
-        let is_changed =
-            !preview.copies.is_empty() || record.replicas != self.store.placer().placement(key.as_bytes());
-        is_changed.then_some((preview.copies, preview.size))
+        if self.0.control.is_stopped() {
+            progress.problem(None, None, "stopped before the end; run it again");
+        }
     }
+}
+
+/// Finds out what [`run`] would do, and does nothing.
+async fn preview_all(store: &Store, control: &Control) -> Result<Rebalanced, IndexError> {
+    let mut sums = BTreeMap::<(Volume, Volume), (u64, u64)>::new();
+    let mut rebalanced = Rebalanced::default();
+    let mut pages = Pages::new(store.index());
+    while let Some(records) = pages.next().await?.filter(|_| !control.is_stopped()) {
+        let previews = stream::iter(records).map(|(key, record)| preview_one(store, control, key, record));
+        let mut previews = previews.buffer_unordered(KEYS_AT_ONCE);
+        while let Some(preview) = previews.next().await {
+            let Some((copies, size)) = preview else { continue };
+            rebalanced.without_copies += u64::from(copies.is_empty());
+            for (from, to) in copies {
+                let (blobs, bytes) = sums.entry((from.volume(), to.volume())).or_default();
+                *blobs += 1;
+                *bytes += size;
+            }
+        }
+    }
+    let transfer = |((from, to), (blobs, bytes))| Transfer { from, to, blobs, bytes };
+    rebalanced.transfers = sums.into_iter().map(transfer).collect();
+    Ok(rebalanced)
+}
+
+async fn preview_one(
+    store: &Store,
+    control: &Control,
+    key: Key,
+    record: Result<Record, RecordError>,
+) -> Option<(Vec<(Replica, Replica)>, u64)> {
+    control.progress.add_keys(1);
+    let record = record.map_err(|err| control.progress.problem(Some(&key), None, err)).ok()?;
+    if store.is_home(&key, &record) {
+        return None;
+    }
+    control.progress.step();
+    let preview = store.preview(&key, &record).await;
+    let preview = preview.map_err(|err| control.progress.problem(Some(&key), None, err)).ok()?;
+    let is_changed =
+        !preview.copies.is_empty() || record.replicas != store.placer().placement(key.as_bytes());
+    is_changed.then_some((preview.copies, preview.size))
 }

@@ -2,13 +2,17 @@
 
 use super::Pace;
 use crate::model::{Key, Replica};
+use actix_rt::time::sleep;
 use log::{info, warn};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How soon a job that waits notices that it is to end.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Findings that are kept; all are counted and logged.
 const MAX_FINDINGS: usize = 1000;
@@ -222,6 +226,14 @@ pub struct Control {
 }
 
 impl Control {
+    /// Waits, but not when it is to end.
+    pub(super) async fn wait(&self, time: Duration) {
+        let begun = Instant::now();
+        while begun.elapsed() < time && !self.is_stopped() {
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
     /// Whether it is to end.
     pub fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)

@@ -10,8 +10,9 @@ mod strays;
 
 use super::offline::{self, MaintenanceError, OfflineRequest};
 use super::pages::next_page;
-use super::rebalance::settle_all;
+use super::settle::settle_all;
 use super::state::{Clean, ScrubSummary, StateFile};
+use super::threads::on_threads;
 use super::{Control, Finding, Kind};
 use crate::index::{IndexError, now_us};
 use crate::model::{Key, Record, RecordError, Replica, Volume};
@@ -23,7 +24,6 @@ use position::Position;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::oneshot;
 
 /// Keys whose sizes one thread asks for at the same time.
 const ASKED_AT_ONCE: usize = 32;
@@ -128,29 +128,13 @@ impl Scrub {
         }
     }
 
-    /// Has as many threads as there are cores do `work`, and waits for all of them.
+    /// Has all cores do `work`.
     async fn on_threads<W>(self: &Arc<Self>, work: W) -> Result<(), IndexError>
     where
         W: AsyncFn(&Scrub, &Store) -> Result<(), IndexError> + Clone + Send + 'static,
     {
-        let threads = std::thread::available_parallelism().map_or(2, usize::from);
-        let begin = |_| {
-            let (scrub, work) = (Arc::clone(self), work.clone());
-            let (ended, end) = oneshot::channel();
-            let run = move || {
-                let done =
-                    actix_rt::System::new().block_on(async { work(&scrub, &scrub.parts.store()).await });
-                drop(ended.send(done));
-            };
-            std::thread::Builder::new().name("scrub".into()).spawn(run).expect("there is room for a thread");
-            end
-        };
-        let ends: Vec<_> = (0..threads).map(begin).collect();
-        let mut result = Ok(());
-        for end in ends {
-            result = result.and(end.await.expect("a scrub does not panic"));
-        }
-        result
+        let scrub = Arc::clone(self);
+        on_threads(&self.parts, "scrub", async move |store| work(&scrub, store).await).await
     }
 
     /// Takes pages of records until none is left.
