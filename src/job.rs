@@ -10,7 +10,9 @@ use crate::index::table::TableError;
 use crate::maintenance::rebalance::{self, Rebalanced};
 use crate::maintenance::rebuild::{self, RebuildError, RebuildRequest};
 use crate::maintenance::scrub::{self, Origin, RepairRequest, ScrubRequest};
-use crate::maintenance::{Control, Finding, MaintenanceError, OfflineRequest, Pace, Progress, Rate, Task};
+use crate::maintenance::{
+    Control, Effort, Finding, MaintenanceError, OfflineRequest, Pace, Progress, Rate, Task,
+};
 use crate::maintenance::{drain, verify};
 use crate::model::{Volume, VolumeMode};
 use crate::remote::{Remote, RemoteError};
@@ -114,7 +116,7 @@ pub fn scrub(arguments: &Arguments, flags: &ScrubArguments) -> Result<(), JobErr
     let request = offline(Config::new(arguments)?);
     let control = control(flags.rate, flags.json);
     let depth = if flags.quick { Depth::Sizes } else { Depth::Contents };
-    let scrub = ScrubRequest { depth, repair: None, origin: Origin::Asked };
+    let scrub = ScrubRequest { depth, repair: None, origin: Origin::Asked, effort: Effort::Alone };
     run("scrub", &control, &flags.job, || scrub::run_offline(&request, scrub, &control))
 }
 
@@ -131,7 +133,7 @@ pub fn repair(arguments: &Arguments, flags: &RepairArguments) -> Result<(), JobE
     // Nobody is reading, so what was moved can go at once.
     let keep_old = Duration::ZERO;
     let repair = RepairRequest { delete_orphans: flags.delete_orphans, force: flags.force, keep_old };
-    let scrub = ScrubRequest { depth, repair: Some(repair), origin: Origin::Asked };
+    let scrub = ScrubRequest { depth, repair: Some(repair), origin: Origin::Asked, effort: Effort::Alone };
     run("repair", &control, &flags.scrub.job, || scrub::run_offline(&request, scrub, &control))
 }
 

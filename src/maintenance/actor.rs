@@ -7,6 +7,7 @@
 use super::scrub::{self, Origin, RepairRequest, ScrubRequest};
 use super::state::StateFile;
 use super::status::{Control, Status};
+use super::threads::{Effort, yield_to_clients};
 use super::{MaintenanceError, Rate, drain, offline::Survey, rebalance};
 use crate::index::now_us;
 use crate::model::Volume;
@@ -36,7 +37,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How fast a job goes if nobody says otherwise: clients come first.
-pub const DEFAULT_RATE: Rate = Rate { blobs: Some(100.0), bytes: Some(100e6) };
+pub const DEFAULT_RATE: Rate = Rate { blobs: Some(50.0), bytes: Some(100e6) };
 
 /// What can be asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -302,6 +303,7 @@ impl Actor {
         info!("job {id} begins: {}", name(&order.task));
         let (parts, state, ended) = (self.parts.clone(), Arc::clone(&self.state), self.own.clone());
         let run = move || {
+            yield_to_clients();
             let work = perform(parts, state, order.task, control);
             let result = actix_rt::System::new().block_on(work);
             let _ = ended.blocking_send(Message::Ended(id, result));
@@ -430,11 +432,16 @@ async fn perform(
         }
         Task::Scrub { quick, scheduled } => {
             let origin = if scheduled { Origin::Scheduled } else { Origin::Asked };
-            ScrubRequest { depth: depth(quick), repair: None, origin }
+            ScrubRequest { depth: depth(quick), repair: None, origin, effort: Effort::BesideClients }
         }
         Task::Repair { quick, delete_orphans, force } => {
             let repair = RepairRequest { delete_orphans, force, keep_old: grace };
-            ScrubRequest { depth: depth(quick), repair: Some(repair), origin: Origin::Asked }
+            ScrubRequest {
+                depth: depth(quick),
+                repair: Some(repair),
+                origin: Origin::Asked,
+                effort: Effort::BesideClients,
+            }
         }
     };
     control.progress.begin("reading the index", 0);

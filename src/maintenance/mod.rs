@@ -20,3 +20,4 @@ pub use actor::{BeginError, DEFAULT_RATE, Job, JobState, Maintenance, NoSuchJob,
 pub use offline::{MaintenanceError, OfflineRequest};
 pub use pace::{Pace, Rate};
 pub use status::{Control, Finding, Kind, Progress, Status};
+pub use threads::Effort;

@@ -1,13 +1,9 @@
 //! How fast a job goes: blobs and bytes per second, changeable while it runs.
 
-use actix_rt::time::sleep;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-/// How soon a job that waits notices another rate.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+use std::time::Instant;
 
 /// The most that a job may do; `None` is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -18,8 +14,8 @@ pub struct Rate {
     pub bytes: Option<f64>,
 }
 
-/// Keeps a job to a [`Rate`]. What was done is paid for afterwards, because nobody knows its size before: so the rate
-/// holds over time, and one blob of any size is always possible.
+/// Keeps a job to a [`Rate`]. A blob is paid for when its turn comes, so that there are no bursts; its bytes afterwards,
+/// because nobody knows how many they are: so the rate holds over time, and one blob of any size is always possible.
 pub struct Pace(Mutex<Debt>);
 
 struct Debt {
@@ -41,7 +37,7 @@ impl Pace {
         Pace(Mutex::new(Debt { rate, blobs: 0.0, bytes: 0.0, at: Instant::now() }))
     }
 
-    /// Goes on at another rate, within a tenth of a second.
+    /// Goes on at another rate; who waits notices at the next look.
     pub fn set(&self, rate: Rate) {
         let mut debt = self.debt();
         debt.pay_down(Instant::now());
@@ -53,30 +49,24 @@ impl Pace {
         self.debt().rate
     }
 
-    /// Says what was done.
-    pub fn charge(&self, blobs: u64, bytes: u64) {
+    /// Says how many bytes were read or moved.
+    pub fn charge(&self, bytes: u64) {
         let mut debt = self.debt();
         debt.pay_down(Instant::now());
-        debt.blobs += blobs as f64;
         debt.bytes += bytes as f64;
     }
 
-    /// Waits until more may be done.
-    pub async fn wait(&self) {
-        loop {
-            let left = self.seconds_left(Instant::now());
-            if left <= 0.0 {
-                return;
-            }
-            sleep(Duration::from_secs_f64(left.min(LOOK_EVERY.as_secs_f64()))).await;
-        }
-    }
-
-    fn seconds_left(&self, now: Instant) -> f64 {
+    /// How many seconds one more blob has to wait; `None` if its turn has come, which is then taken.
+    pub(super) fn seconds_left(&self, now: Instant) -> Option<f64> {
         let mut debt = self.debt();
         debt.pay_down(now);
         let seconds = |owed: f64, rate: Option<f64>| rate.map_or(0.0, |rate| owed / rate);
-        seconds(debt.blobs, debt.rate.blobs).max(seconds(debt.bytes, debt.rate.bytes))
+        let left = seconds(debt.blobs, debt.rate.blobs).max(seconds(debt.bytes, debt.rate.bytes));
+        if left > 0.0 {
+            return Some(left);
+        }
+        debt.blobs += 1.0;
+        None
     }
 
     fn debt(&self) -> std::sync::MutexGuard<'_, Debt> {
@@ -141,6 +131,7 @@ impl FromStr for Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn a_rate_is_blobs_or_bytes_or_both() {
@@ -160,9 +151,9 @@ mod tests {
     fn what_was_done_is_paid_for_at_the_rate_of_the_time() {
         let pace = Pace::new("10,1kB".parse().unwrap());
         let begun = pace.debt().at;
-        let after = |seconds: f64| pace.seconds_left(begun + Duration::from_secs_f64(seconds));
+        let after = |seconds: f64| pace.seconds_left(begun + Duration::from_secs_f64(seconds)).unwrap_or(0.0);
         assert_eq!(after(0.0), 0.0);
-        pace.debt().blobs = 5.0;
+        assert!((after(0.0) - 0.1).abs() < 1e-6, "the next one comes a tenth of a second later");
         pace.debt().bytes = 2000.0;
         assert!((after(0.0) - 2.0).abs() < 1e-6, "the slower of both counts");
         assert!((after(1.0) - 1.0).abs() < 1e-6);

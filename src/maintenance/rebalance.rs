@@ -7,7 +7,7 @@ use super::Control;
 use super::offline::{self, MaintenanceError, OfflineRequest, Opened, Survey};
 use super::pages::{Cursor, Pages, beginning, next_page};
 use super::settle::{report_unsettled, settle_for_ever, settle_rest};
-use super::threads::on_threads;
+use super::threads::{Effort, on_threads};
 use crate::index::IndexError;
 use crate::model::{Key, Record, RecordError, Replica, Volume};
 use crate::store::{Moved, Store, StoreError, StoreParts};
@@ -69,7 +69,7 @@ pub(super) async fn run_opened(opened: &Opened, control: &Control) -> Result<(),
     let (store, grace) = (opened.parts.store(), opened.parts.options.grace);
     control.progress.begin("moving", opened.survey.away);
     // Nobody is reading, so the old copies can go at once.
-    let moves = Moves::new(Duration::ZERO, control);
+    let moves = Moves::new(Duration::ZERO, Effort::Alone, control);
     match select(pin!(moves.all(&opened.parts)), pin!(settle_for_ever(&store))).await {
         Either::Left((done, _)) => done?,
         Either::Right((failed, _)) => return Err(failed),
@@ -95,7 +95,7 @@ pub(super) async fn run_online(parts: &StoreParts, control: &Control) -> Result<
     control.progress.begin("reading the index", 0);
     let survey = Survey::of(store.index(), store.placer()).await?;
     control.progress.begin("moving", survey.away);
-    let moves = Moves::new(grace, control);
+    let moves = Moves::new(grace, Effort::BesideClients, control);
     moves.all(parts).await?;
     for _ in 0..TRIES {
         if moves.again().is_empty() || control.is_stopped() {
@@ -124,6 +124,7 @@ struct Moves(Arc<Shared>);
 struct Shared {
     /// How long old copies stay, for readers that were just redirected.
     keep_old: Duration,
+    effort: Effort,
     control: Control,
     cursor: AsyncMutex<Cursor>,
     /// Keys in whose way is something that goes by itself, and what.
@@ -131,15 +132,15 @@ struct Shared {
 }
 
 impl Moves {
-    fn new(keep_old: Duration, control: &Control) -> Moves {
+    fn new(keep_old: Duration, effort: Effort, control: &Control) -> Moves {
         let (cursor, control) = (AsyncMutex::new(beginning()), control.clone());
-        Moves(Arc::new(Shared { keep_old, control, cursor, again: Mutex::default() }))
+        Moves(Arc::new(Shared { keep_old, effort, control, cursor, again: Mutex::default() }))
     }
 
     /// Goes through all keys once, on all cores.
     async fn all(&self, parts: &StoreParts) -> Result<(), IndexError> {
         let moves = self.clone();
-        on_threads(parts, "rebalance", async move |store| moves.pages(store).await).await
+        on_threads(parts, self.0.effort, "rebalance", async move |store| moves.pages(store).await).await
     }
 
     /// Takes pages until there are no more.
@@ -149,7 +150,8 @@ impl Moves {
             let Some(records) = next_page(store.index(), &mut cursor).await? else { break };
             drop(cursor);
             let keys = stream::iter(records).map(|(key, record)| self.key(store, key, record));
-            let done: Vec<_> = keys.buffer_unordered(KEYS_AT_ONCE).collect().await;
+            let done: Vec<_> =
+                keys.buffer_unordered(self.0.effort.keys_at_once(KEYS_AT_ONCE)).collect().await;
             done.into_iter().collect::<Result<(), IndexError>>()?;
         }
         Ok(())
@@ -173,14 +175,13 @@ impl Moves {
     async fn those_again(&self, store: &Store) -> Result<(), IndexError> {
         let keys = std::mem::take(&mut *self.again());
         let moves = stream::iter(keys).map(|(key, _)| self.bring_home(store, key));
-        let done: Vec<_> = moves.buffer_unordered(KEYS_AT_ONCE).collect().await;
+        let done: Vec<_> = moves.buffer_unordered(self.0.effort.keys_at_once(KEYS_AT_ONCE)).collect().await;
         done.into_iter().collect()
     }
 
     async fn bring_home(&self, store: &Store, key: Key) -> Result<(), IndexError> {
         let Shared { control, keep_old, .. } = &*self.0;
-        control.pace.wait().await;
-        if control.is_stopped() {
+        if !control.turn().await {
             return Ok(());
         }
         let moved = match store.bring_home(&key, *keep_old).await {
@@ -199,7 +200,7 @@ impl Moves {
                 Moved::default()
             }
         };
-        control.pace.charge(moved.copies, moved.bytes);
+        control.pace.charge(moved.bytes);
         control.progress.add_bytes(moved.bytes);
         if moved.waits {
             let reasons: Vec<String> = moved.left.iter().map(ToString::to_string).collect();

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How soon a job that waits notices that it is to end.
+/// How soon a job that waits notices that it is to end, or has another rate.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Findings that are kept; all are counted and logged.
@@ -232,6 +232,17 @@ impl Control {
         while begun.elapsed() < time && !self.is_stopped() {
             sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Waits until one more blob may be read or moved; `false` if the job is to end.
+    pub(super) async fn turn(&self) -> bool {
+        while !self.is_stopped() {
+            match self.pace.seconds_left(Instant::now()) {
+                None => return true,
+                Some(left) => sleep(LOOK_EVERY.min(Duration::from_secs_f64(left))).await,
+            }
+        }
+        false
     }
 
     /// Whether it is to end.

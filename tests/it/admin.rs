@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::ops::Deref;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,75 +9,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Master, MasterBuilder, PortLease, Response, Volume, addresses, entries_of, eventually, http, wait_for,
+    Administered, Master, PortLease, Volume, addresses, entries_of, eventually, http, wait_for,
 };
 use minikeyvalue::api::admin::ROUTES;
 use minikeyvalue::model::{Key, Placer, Record};
-
-/// A master with an admin port.
-struct Administered {
-    master: Master,
-    port: PortLease,
-}
-
-impl Deref for Administered {
-    type Target = Master;
-
-    fn deref(&self) -> &Master {
-        &self.master
-    }
-}
-
-impl Administered {
-    fn build(builder: MasterBuilder) -> Administered {
-        let port = PortLease::new();
-        let builder = builder.flag("admin", format!("127.0.0.1:{}", port.port())).flag("grace", "1s");
-        Administered { master: builder.build(), port }
-    }
-
-    fn start(builder: MasterBuilder) -> Administered {
-        let mut administered = Administered::build(builder);
-        administered.master.start_again();
-        administered.wait();
-        administered
-    }
-
-    fn wait(&self) {
-        let addr = ("127.0.0.1", self.port.port());
-        eventually("the admin port answers", || std::net::TcpStream::connect(addr).is_ok());
-    }
-
-    fn ask(&self, method: &str, path: &str, body: &str) -> Response {
-        http(method, &format!("http://127.0.0.1:{}{path}", self.port.port()), body.as_bytes(), &[])
-    }
-
-    #[track_caller]
-    fn json(&self, method: &str, path: &str, body: &str) -> Value {
-        let response = self.ask(method, path, body);
-        assert!(
-            (200..300).contains(&response.status),
-            "{method} {path}: {} {}",
-            response.status,
-            response.text()
-        );
-        serde_json::from_str(&response.text()).expect("it is JSON")
-    }
-
-    /// Begins a job and waits for its end.
-    #[track_caller]
-    fn job(&self, name: &str, options: &str) -> Value {
-        let id = self.json("POST", &format!("/api/jobs/{name}"), options)["id"].as_u64().expect("a number");
-        self.end_of(id)
-    }
-
-    #[track_caller]
-    fn end_of(&self, id: u64) -> Value {
-        wait_for("the job ends", || {
-            let job = self.json("GET", &format!("/api/jobs/{id}"), "");
-            (!job["ended_us"].is_null()).then_some(job)
-        })
-    }
-}
 
 fn volumes(count: usize) -> Vec<Volume> {
     let starts: Vec<_> = (0..count).map(|_| std::thread::spawn(Volume::start)).collect();
@@ -390,20 +324,6 @@ fn a_volume_is_drained_and_takes_blobs_again() {
     assert!(status, "{said}");
     assert!(files() > 50, "{}", files());
     check_plain(&master, 150);
-}
-
-impl Administered {
-    fn stop_and_start(&mut self) -> bool {
-        let stopped = self.master.stop().success();
-        self.master.start_again();
-        self.wait();
-        stopped
-    }
-
-    fn job_words(&self, words: &[&str]) -> (bool, String) {
-        let (status, said) = self.master.job(words);
-        (status.success(), said)
-    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod harness;
 mod harness_itself;
 mod mkv_script;
 mod native_api;
+mod operations;
 mod readme;
 mod rebalance;
 mod rebuild;

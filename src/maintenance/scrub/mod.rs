@@ -12,7 +12,7 @@ use super::offline::{self, MaintenanceError, OfflineRequest};
 use super::pages::next_page;
 use super::settle::settle_all;
 use super::state::{Clean, ScrubSummary, StateFile};
-use super::threads::on_threads;
+use super::threads::{Effort, on_threads};
 use super::{Control, Finding, Kind};
 use crate::index::{IndexError, now_us};
 use crate::model::{Key, Record, RecordError, Replica, Volume};
@@ -44,6 +44,8 @@ pub struct ScrubRequest {
     pub repair: Option<RepairRequest>,
     /// Who wants it.
     pub origin: Origin,
+    /// How much of the machine it takes.
+    pub effort: Effort,
 }
 
 /// Who wants a scrub.
@@ -134,7 +136,8 @@ impl Scrub {
         W: AsyncFn(&Scrub, &Store) -> Result<(), IndexError> + Clone + Send + 'static,
     {
         let scrub = Arc::clone(self);
-        on_threads(&self.parts, "scrub", async move |store| work(&scrub, store).await).await
+        on_threads(&self.parts, self.request.effort, "scrub", async move |store| work(&scrub, store).await)
+            .await
     }
 
     /// Takes pages of records until none is left.
@@ -149,7 +152,8 @@ impl Scrub {
             let page = self.position.begin(&records);
             drop(cursor);
             let keys = stream::iter(records).map(|(key, record)| self.one(store, key, record));
-            let results: Vec<_> = keys.buffer_unordered(at_once).collect().await;
+            let results: Vec<_> =
+                keys.buffer_unordered(self.request.effort.keys_at_once(at_once)).collect().await;
             results.into_iter().collect::<Result<(), IndexError>>()?;
             if !self.control.is_stopped() {
                 self.position.end(page, &self.state);
@@ -164,8 +168,7 @@ impl Scrub {
         key: Key,
         record: Result<Record, RecordError>,
     ) -> Result<(), IndexError> {
-        self.control.pace.wait().await;
-        if self.control.is_stopped() {
+        if !self.control.turn().await {
             return Ok(());
         }
         match record {
@@ -179,7 +182,7 @@ impl Scrub {
 
     async fn look_at(&self, store: &Store, key: &Key, record: &Record) -> Result<(), IndexError> {
         let inspection = store.inspect(key, record, self.request.depth).await;
-        self.charge(1, inspection.bytes);
+        self.charge(inspection.bytes);
         if let Some(md5) = inspection.new_md5
             && let Err(err) = fatal_or_not(store.fill_in_md5(key, record, md5).await)?
         {
@@ -203,7 +206,7 @@ impl Scrub {
         let held = patiently(async || store.inspect_held(key, depth).await).await;
         match fatal_or_not(held)? {
             Ok(inspection) => {
-                self.charge(0, inspection.bytes);
+                self.charge(inspection.bytes);
                 Ok(inspection.faults)
             }
             Err(err) => {
@@ -226,7 +229,7 @@ impl Scrub {
         };
         let left = match fatal_or_not(moved)? {
             Ok(moved) => {
-                self.charge(moved.copies, moved.bytes);
+                self.charge(moved.bytes);
                 moved.left.iter().for_each(|left| warn!("repairing {key}: {left}"));
                 self.confirm(store, key, Depth::Sizes).await?
             }
@@ -244,8 +247,8 @@ impl Scrub {
         Ok(())
     }
 
-    fn charge(&self, blobs: u64, bytes: u64) {
-        self.control.pace.charge(blobs, bytes);
+    fn charge(&self, bytes: u64) {
+        self.control.pace.charge(bytes);
         self.control.progress.add_bytes(bytes);
     }
 

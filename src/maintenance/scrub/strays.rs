@@ -155,8 +155,7 @@ impl Walk {
         folder: String,
         trees: Vec<&Replica>,
     ) -> Result<(), IndexError> {
-        scrub.control.pace.wait().await;
-        if scrub.control.is_stopped() {
+        if !scrub.control.turn().await {
             return Ok(());
         }
         match walker.sightings(&folder, &trees).await {

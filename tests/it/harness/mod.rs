@@ -4,6 +4,7 @@
 // Every test file uses some of it, none uses all.
 #![allow(dead_code, unused_imports)]
 
+mod admin;
 mod fixture;
 mod http;
 mod index;
@@ -16,6 +17,7 @@ mod temp_dir;
 mod volume;
 mod wait;
 
+pub use admin::Administered;
 pub use fixture::{ExpectedBlob, GoCluster};
 pub use http::{Response, get, http, raw, try_http};
 pub use index::{entries_of, lines_of};

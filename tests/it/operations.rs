@@ -1,0 +1,165 @@
+//! What docs/operations.md tells an operator to do, done: the commands as they stand there, on a cluster to which it has
+//! happened.
+
+use std::process::Command;
+
+use crate::harness::{Administered, Master, Mounts, TempDir, Volume, addresses, eventually, repository};
+
+const KEYS: usize = 60;
+
+fn body(number: usize) -> Vec<u8> {
+    format!("content of {number} ").repeat(50).into_bytes()
+}
+
+fn fill(master: &Master, keys: std::ops::Range<usize>) {
+    keys.for_each(|number| master.put(&format!("/{number}"), &body(number)));
+}
+
+#[track_caller]
+fn check(master: &Master, keys: usize) {
+    (0..keys)
+        .for_each(|number| assert_eq!(master.fetch(&format!("/{number}")), (200, body(number)), "/{number}"));
+}
+
+fn volumes(count: usize) -> Vec<Volume> {
+    (0..count).map(|_| Volume::start()).collect()
+}
+
+/// Files of a volume that are no blob's don't count.
+fn blobs(volume: &Volume) -> usize {
+    volume.files().into_iter().filter(|file| file != "=cluster").count()
+}
+
+/// The commands of operations.md behind `<!-- walk: NAME -->`, typed for this cluster; what they said.
+#[track_caller]
+fn walk(name: &str, master: &Administered, volumes: &[Volume]) -> String {
+    let text = std::fs::read_to_string(repository().join("docs/operations.md")).expect("it is there");
+    let (_, rest) = text.split_once(&format!("<!-- walk: {name} -->\n```sh\n")).expect("the walk is there");
+    let mut script = rest.split_once("```").expect("the block ends").0.to_owned();
+    for (number, volume) in volumes.iter().enumerate() {
+        script = script.replace(&format!("localhost:{}", 3001 + number), &volume.addr());
+    }
+    script = script.replace("127.0.0.1:3900", &format!("127.0.0.1:{}", master.port.port()));
+    script = script.replace("/var/lib/mkv/indexdb", &master.db().to_string_lossy());
+    script = script.replace("mkv -", &format!("{} -", env!("CARGO_BIN_EXE_mkv")));
+    let output = Command::new("bash").args(["-ec", &script]).output().expect("bash is installed");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{script}\n{said}");
+    said
+}
+
+#[test]
+fn a_cluster_is_checked() {
+    let volumes = volumes(3);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    fill(&master, 0..KEYS);
+    assert!(walk("check", &master, &volumes).contains("60 keys"));
+}
+
+#[test]
+fn a_disk_dies_and_is_replaced() {
+    let mut volumes = volumes(3);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    fill(&master, 0..KEYS);
+    volumes[1].kill9();
+    for name in std::fs::read_dir(volumes[1].dir()).expect("it is a directory") {
+        let path = name.expect("it can be read").path();
+        if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }
+            .expect("it goes");
+    }
+    check(&master, KEYS);
+    volumes[1].start_again();
+    eventually("it is used again", || master.json("GET", "/api/status", "")["volumes_up"] == 3);
+    let said = walk("disk-dies", &master, &volumes);
+    assert!(said.contains("60 mended"), "{said}");
+    assert_eq!(blobs(&volumes[1]), KEYS);
+    check(&master, KEYS);
+}
+
+#[test]
+fn a_disk_dies_and_is_not_replaced() {
+    let mut volumes = volumes(4);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    fill(&master, 0..KEYS);
+    let lost = blobs(&volumes[1]);
+    volumes[1].kill9();
+    walk("disk-is-gone", &master, &volumes);
+    let others = [0, 2, 3].map(|number| blobs(&volumes[number]));
+    assert!(lost > 20 && others.iter().sum::<usize>() == 3 * KEYS, "{lost} {others:?}");
+    fill(&master, KEYS..2 * KEYS);
+    check(&master, 2 * KEYS);
+}
+
+#[test]
+fn a_machine_joins() {
+    let volumes = volumes(4);
+    let mut before = Master::builder(&addresses(&volumes[..3])).start();
+    fill(&before, 0..KEYS);
+    assert!(before.stop().success());
+    let master = Administered::start(Master::builder(&addresses(&volumes)).db(before.db()));
+    check(&master, KEYS);
+    walk("machine-joins", &master, &volumes);
+    let (count, least) = (blobs(&volumes[3]), KEYS / 2);
+    assert!(count > least, "{count}");
+    check(&master, KEYS);
+    eventually("the old copies are removed", || volumes.iter().map(blobs).sum::<usize>() == 3 * KEYS);
+}
+
+#[test]
+fn a_machine_leaves() {
+    let mut volumes = volumes(4);
+    let mut master = Administered::start(Master::builder(&addresses(&volumes)));
+    fill(&master, 0..KEYS);
+    let said = walk("machine-leaves", &master, &volumes);
+    let line = said.lines().find(|line| line.starts_with(&volumes[1].addr())).expect("its line");
+    assert!(line.contains("drain"), "{said}");
+    eventually("it is empty", || blobs(&volumes[1]) == 0);
+    let gone = volumes.remove(1);
+    drop(gone);
+    assert!(master.master.stop().success());
+    let after = Master::builder(&addresses(&volumes)).db(master.db()).start();
+    check(&after, KEYS);
+    fill(&after, KEYS..2 * KEYS);
+    check(&after, 2 * KEYS);
+}
+
+#[test]
+fn the_index_is_lost() {
+    let volumes = volumes(3);
+    let mut master = Administered::start(Master::builder(&addresses(&volumes)));
+    fill(&master, 0..KEYS);
+    assert_eq!(master.call("UNLINK", "/0", b"").status, 204);
+    assert_eq!(master.call("DELETE", "/1", b"").status, 204);
+    assert!(master.master.stop().success());
+    std::fs::remove_dir_all(master.db()).expect("it was there");
+    walk("index-is-lost", &master, &volumes);
+    master.master.start_again();
+    (2..KEYS)
+        .for_each(|number| assert_eq!(master.fetch(&format!("/{number}")), (200, body(number)), "/{number}"));
+    assert_eq!((master.fetch("/0").0, master.fetch("/1").0), (404, 404));
+}
+
+#[test]
+fn a_volume_is_full() {
+    let mut all = volumes(2);
+    let dir = TempDir::new();
+    let mut mounts = Mounts::new();
+    mounts.tmpfs(&dir.join("small"), "1m");
+    all.push(Volume::builder().dir(dir.join("small")).among(&mounts).start());
+    all.push(Volume::start());
+    let large = vec![7_u8; 200_000];
+    let master = Administered::start(Master::builder(&addresses(&all)));
+    (0..12).for_each(|number| master.put(&format!("/large/{number}"), &large));
+    let unbalanced = || {
+        let page = master.json("GET", "/api/keys?limit=1000", "");
+        page["keys"].as_array().expect("keys").iter().filter(|key| key["balanced"] == false).count()
+    };
+    assert!(unbalanced() > 0, "the small one has no room for all");
+    // A larger drive in its place.
+    mounts.run(&format!("mount -o remount,size=20m '{}'", dir.join("small").display()));
+    walk("volume-is-full", &master, &all);
+    assert_eq!(unbalanced(), 0);
+    (0..12).for_each(|number| {
+        assert!(master.fetch(&format!("/large/{number}")) == (200, large.clone()), "{number}")
+    });
+}
