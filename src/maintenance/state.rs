@@ -98,7 +98,8 @@ impl StateFile {
     /// What is remembered of the index in `db`, which must exist and be held by the caller. A file that can't be
     /// understood is as good as none, and said.
     pub fn open(db: &Path) -> Result<StateFile, StateError> {
-        let mut name = db.as_os_str().to_owned();
+        // Without a slash at its end, which would make it a file within.
+        let mut name = db.components().as_path().as_os_str().to_owned();
         name.push(".state");
         let path = PathBuf::from(name);
         let fault = |source| StateError { path: path.clone(), source };

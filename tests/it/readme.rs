@@ -28,6 +28,9 @@ fn the_first_command_starts_a_cluster_and_its_curl_lines_work() {
     let copied = std::fs::read(dir.join("copy")).expect("the README fetches it");
     assert_eq!(copied, vec![7; 2 << 20]);
     assert!(dir.join("data/volume1").is_dir(), "everything is below ./data");
+    let script = block("admin").replace("127.0.0.1:3900", &format!("127.0.0.1:{}", ports[0].port() + 900));
+    let program = format!("MKV_BIN={} {}/mkv", env!("CARGO_BIN_EXE_mkv"), repository().display());
+    run(&dir, &script.replace("./mkv", &program));
 }
 
 #[test]
@@ -45,12 +48,14 @@ fn a_cluster_of_ones_own_is_started_by_hand_and_its_index_rebuilt() {
         shell(&dir, &lines).output().is_ok_and(|output| output.status.success())
     });
     let busy = shell(&dir, &here("rebuild")).output().expect("bash is installed");
-    assert!(String::from_utf8_lossy(&busy.stderr).contains("is in use by another process"));
+    let said = String::from_utf8_lossy(&busy.stderr).into_owned();
+    assert!(said.contains("is in use by another process"), "{said}");
     run(&dir, "kill $(cat master.pid)");
     eventually("the master has stopped, and the index is made anew", || {
         let output = shell(&dir, &here("rebuild")).output().expect("bash is installed");
         String::from_utf8_lossy(&output.stdout).contains("the old index is kept as")
     });
+    run(&dir, &here("scrub"));
     run(&dir, &here("rebalance"));
     run(&dir, &here("verify"));
 }
