@@ -173,6 +173,7 @@ impl Store {
         if self.placer.mode(replica) == VolumeMode::Down {
             return Ok(Finding::Absent);
         }
+        self.ask_only_if(self.is_readable(replica), replica)?;
         let mut files = vec![File::Blob(record.generation)];
         files.extend(may_be_folded(key, record).then_some(File::Folded));
         for file in files {

@@ -30,7 +30,7 @@ pub use settle::run as settle_forever;
 
 use crate::index::{Index, IndexSender, now_us};
 use crate::model::{Key, Placer, Replica, VolumeMode};
-use crate::volume::{Health, Timeouts, VolumeClient};
+use crate::volume::{Health, Timeouts, VolumeClient, VolumeError};
 use log::warn;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -187,6 +187,18 @@ impl Store {
 
     fn is_readable(&self, place: &Replica) -> bool {
         self.placer.mode(place) != VolumeMode::Down && self.volumes.health().is_up(place)
+    }
+
+    /// Refuses to ask a volume that is known not to answer: one that hangs would hold the key for its whole timeout.
+    fn ask_only_if(&self, is_there: bool, place: &Replica) -> Result<(), VolumeError> {
+        let reason = || match self.placer.mode(place) {
+            VolumeMode::Alive | VolumeMode::Drain => "it is down".to_owned(),
+            mode => format!("its mode is {mode}"),
+        };
+        match is_there {
+            true => Ok(()),
+            false => Err(VolumeError::Unreachable { replica: place.clone(), reason: reason() }),
+        }
     }
 
     /// When something that is left now is to be settled, µs since 1970.

@@ -184,7 +184,10 @@ impl Store {
 
     async fn remove_file(&self, reservation: &Reservation, placed: PlacedFile) -> Option<PlacedFile> {
         let path = path_of(reservation.key(), placed.file);
-        let removed = self.volumes.delete(&placed.replica, &path).await;
+        let removed = match self.ask_only_if(self.takes_changes(&placed.replica), &placed.replica) {
+            Ok(()) => self.volumes.delete(&placed.replica, &path).await,
+            Err(err) => Err(err),
+        };
         left_of(reservation, placed, removed.map(|_| false))
     }
 }

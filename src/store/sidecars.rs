@@ -28,6 +28,7 @@ impl Store {
         replica: &Replica,
         sidecar: &Sidecar,
     ) -> Result<(), VolumeError> {
+        self.ask_only_if(self.takes_changes(replica), replica)?;
         let path = path_of(reservation.key(), File::Sidecar);
         self.volumes.put(replica, &path, Bytes::from(sidecar.to_json()), sidecar.state_time).await
     }
@@ -35,7 +36,10 @@ impl Store {
     /// The sidecars beside `replicas`, newest first, and whether everybody has answered. One that can't be read is none.
     pub(super) async fn read_sidecars(&self, key: &Key, replicas: &[Replica]) -> (Vec<Sidecar>, bool) {
         let path = path_of(key, File::Sidecar);
-        let reads = replicas.iter().map(|replica| self.volumes.get(replica, &path, Sidecar::MAX_BYTES));
+        let reads = replicas.iter().map(async |replica| {
+            self.ask_only_if(self.is_readable(replica), replica)?;
+            self.volumes.get(replica, &path, Sidecar::MAX_BYTES).await
+        });
         let answers = join_all(reads).await;
         let is_whole = answers.iter().all(Result::is_ok);
         let found = answers.into_iter().filter_map(|answer| Sidecar::parse(&answer.ok()??));

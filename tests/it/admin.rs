@@ -491,3 +491,84 @@ fn a_repair_that_is_killed_thirty_times_comes_to_its_end() {
         }
     });
 }
+
+/// Has each job run while a volume goes away and comes back with what it had: the job says what is left, and the next one
+/// has nothing left.
+fn disturbed(away: fn(&mut Volume), back: fn(&mut Volume)) {
+    for name in ["rebalance", "scrub", "repair", "drain"] {
+        let mut volumes = volumes(5);
+        let (_before, master) = grown(&volumes, 80);
+        if name != "rebalance" {
+            assert_eq!(master.job("rebalance", FAST)["state"], "done");
+        }
+        let options = match name {
+            "drain" => json!({ "volume": volumes[0].addr(), "rate": "40" }),
+            _ => json!({ "rate": "40" }),
+        };
+        let id =
+            master.json("POST", &format!("/api/jobs/{name}"), &options.to_string())["id"].as_u64().unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        away(&mut volumes[4]);
+        // What it misses, and will come back with.
+        eventually("the volume is known to be down", || {
+            master.json("GET", "/api/status", "")["volumes_up"] == 4
+        });
+        for number in 0..20 {
+            let body = format!("content of {number}").into_bytes();
+            assert_eq!(master.call("REPLACE", &format!("/{number}"), &body).status, 204, "{name}");
+        }
+        for number in 80..90 {
+            master.put(&format!("/{number}"), b"short-lived");
+            assert!([204, 503].contains(&master.call("DELETE", &format!("/{number}"), b"").status));
+        }
+        // What was asked of it when it went away is waited for: three times ten seconds at most.
+        let mut ended = master.json("GET", &format!("/api/jobs/{id}"), "");
+        for _ in 0..300 {
+            if !ended["ended_us"].is_null() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+            ended = master.json("GET", &format!("/api/jobs/{id}"), "");
+        }
+        assert!(["left", "done"].contains(&ended["state"].as_str().unwrap()), "{name}: {ended}");
+        check_plain(&master, 80);
+        back(&mut volumes[4]);
+        eventually("the volume is used again", || master.json("GET", "/api/status", "")["volumes_up"] == 5);
+        let fast = match name {
+            "drain" => json!({ "volume": volumes[0].addr(), "rate": "unlimited" }).to_string(),
+            _ => FAST.to_owned(),
+        };
+        if name != "scrub" {
+            eventually("nothing is left", || master.job(name, &fast)["state"] == "done");
+        }
+        eventually("what it missed is done", || master.json("GET", "/api/status", "")["unsettled"] == 0);
+        check_plain(&master, 80);
+        let repair = master.job("repair", FAST);
+        assert_eq!(
+            (&repair["state"], &repair["status"]["kinds"]["missing"]),
+            (&json!("done"), &Value::Null),
+            "{name}: {repair}"
+        );
+        let scrub = master.job("scrub", FAST);
+        assert_eq!(
+            (&scrub["state"], &scrub["status"]["problems"]),
+            (&json!("done"), &json!(0)),
+            "{name}: {scrub}"
+        );
+    }
+}
+
+#[test]
+fn a_volume_dies_in_the_middle_of_each_job_and_comes_back() {
+    disturbed(
+        |volume| {
+            volume.kill9();
+        },
+        Volume::start_again,
+    );
+}
+
+#[test]
+fn a_volume_hangs_in_the_middle_of_each_job_and_wakes() {
+    disturbed(|volume| volume.pause(), |volume| volume.resume());
+}

@@ -9,7 +9,11 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::harness::{Cluster, GoCluster, Master, Volume, addresses, eventually, lines_of};
+use minikeyvalue::model::{File, Key, Record, path_of};
+
+use crate::harness::{
+    Cluster, GoCluster, Master, Mounts, TempDir, Volume, addresses, entries_of, eventually, lines_of,
+};
 
 /// The index is moved away, so that only the volumes can tell.
 fn lose_index(master: &Master) {
@@ -56,7 +60,7 @@ fn every_entry_comes_back_byte_for_byte() {
         let response = cluster.master.call(method, path, body);
         assert_eq!(response.status, expected, "{method} {path}: {}", response.text());
     };
-    (0..1000)
+    (0..2000)
         .for_each(|number| cluster.master.put(&format!("/plain/{number}"), format!("{number}").as_bytes()));
     for (number, key) in awkward().iter().enumerate() {
         cluster.master.put(key, key.as_bytes());
@@ -89,7 +93,7 @@ fn every_entry_comes_back_byte_for_byte() {
     settle(&mut cluster);
 
     let before = lines_of(cluster.master.db());
-    assert!(before.len() > 1100, "{}", before.len());
+    assert!(before.len() > 2100, "{}", before.len());
     lose_index(&cluster.master);
     rebuild(&cluster.master, &[]);
     same(&before, &lines_of(cluster.master.db()));
@@ -112,6 +116,71 @@ fn every_entry_comes_back_byte_for_byte() {
     assert_eq!(cluster.master.fetch("/plain/7"), (200, b"7".to_vec()));
     assert_eq!(cluster.master.fetch("/again/7"), (200, b"over a tombstone".to_vec()));
     assert_eq!(cluster.master.fetch("/deleted/7").0, 404);
+}
+
+/// What a program that keeps metadata may have written beside blobs: the index knows nothing of it, and a rebuild and a
+/// rebalance keep it.
+#[test]
+fn metadata_beside_blobs_and_a_smaller_cluster_change_no_entry() {
+    let mut cluster = Cluster::of(4, |master| master);
+    let keys: Vec<String> =
+        awkward().into_iter().chain((0..200).map(|number| format!("/plain/{number}"))).collect();
+    for (number, key) in keys.iter().enumerate() {
+        cluster.master.put(key, key.as_bytes());
+        match number % 5 {
+            0 => assert_eq!(cluster.master.call("UNLINK", key, b"").status, 204),
+            1 => assert_eq!(cluster.master.call("REPLACE", key, b"another").status, 204),
+            _ => {}
+        }
+    }
+    settle(&mut cluster);
+    let metadata = serde_json::json!({ "colour": "grün" });
+    let mut noted = Vec::new();
+    for (key, value) in entries_of(cluster.master.db()).into_iter().filter(|(key, _)| key.starts_with(b"/")) {
+        let (key, record) = (Key::new(key).unwrap(), Record::parse(&value).unwrap());
+        for replica in &record.replicas {
+            let volume =
+                cluster.volumes.iter().find(|volume| volume.addr() == replica.volume().as_str()).unwrap();
+            let folder =
+                replica.as_str().strip_prefix(&volume.addr()).unwrap().trim_start_matches('/').to_owned();
+            let path = volume.dir().join(folder).join(path_of(&key, File::Sidecar).trim_start_matches('/'));
+            let mut sidecar = match fs::read(&path) {
+                Ok(json) => serde_json::from_slice::<serde_json::Value>(&json).unwrap(),
+                Err(_) => serde_json::json!({ "state": "live", "state_time": 1_000_000 }),
+            };
+            sidecar["content_type"] = "text/plain".into();
+            sidecar["metadata"] = metadata.clone();
+            fs::write(path, sidecar.to_string()).unwrap();
+        }
+        noted.push(key);
+    }
+    let before = lines_of(cluster.master.db());
+    let over = |count: usize| {
+        let master = Master::builder(&addresses(&cluster.volumes[..count])).flag("grace", "1s");
+        let master = master.db(cluster.master.db()).build();
+        let (status, said) = master.job(&["rebalance"]);
+        assert!(status.success(), "{said}");
+        let balanced = lines_of(master.db());
+        lose_index(&master);
+        rebuild(&master, &["--discard-old"]);
+        same(&balanced, &lines_of(master.db()));
+        balanced
+    };
+    lose_index(&cluster.master);
+    rebuild(&cluster.master, &[]);
+    same(&before, &lines_of(cluster.master.db()));
+    let fewer = over(3);
+    assert!(fewer.iter().all(|line| !line.contains(&cluster.volumes[3].addr())));
+    same(&before, &over(4));
+    let sidecars = cluster.volumes.iter().flat_map(|volume| {
+        let metas = volume.files().into_iter().filter(|name| name.ends_with(".meta"));
+        metas.map(|name| volume.dir().join(name)).collect::<Vec<_>>()
+    });
+    let kept = sidecars.filter(|path| {
+        let sidecar: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        sidecar["metadata"] == metadata && sidecar["content_type"] == "text/plain"
+    });
+    assert_eq!(kept.count(), 3 * noted.len());
 }
 
 /// Waits until overwritten versions are gone, which takes the grace period of a second, and stops the master.
@@ -162,43 +231,87 @@ fn a_go_cluster_without_its_index_is_right_for_every_live_key() {
     assert!(live > 250, "only {live} live keys");
 }
 
+/// In which way a volume is away.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Away {
+    Stopped,
+    Hung,
+    Full,
+}
+
 #[test]
-fn what_was_acknowledged_holds_whichever_volume_was_away() {
-    for away in 0..3 {
-        let mut cluster = Cluster::of(3, |master| master.flag("replicas", "2"));
-        let keys = |kind: &'static str| (0..12).map(move |number| format!("/{kind}/{number}"));
-        for kind in ["delete", "replace", "unlink", "relink", "reput"] {
-            keys(kind).for_each(|key| cluster.master.put(&key, b"old"));
-        }
-        keys("relink").for_each(|key| assert_eq!(cluster.master.call("UNLINK", &key, b"").status, 204));
-        cluster.volumes[away].stop();
-        eventually("the volume is known to be down", || cluster.master.log().contains("is down"));
-        let mut relinked = Vec::new();
-        for number in 0..12 {
-            let key = |kind: &str| format!("/{kind}/{number}");
-            assert!([204, 503].contains(&cluster.master.call("DELETE", &key("delete"), b"").status));
-            assert_eq!(cluster.master.call("REPLACE", &key("replace"), b"new").status, 204);
-            assert_eq!(cluster.master.call("UNLINK", &key("unlink"), b"").status, 204);
-            relinked.push(cluster.master.call("RELINK", &key("relink"), b"").status);
-            assert!([204, 503].contains(&cluster.master.call("DELETE", &key("reput"), b"").status));
-            assert_eq!(cluster.master.call("PUT", &key("reput"), b"new").status, 201);
-        }
-        cluster.master.kill9();
-        cluster.volumes[away].start_again();
-        lose_index(&cluster.master);
-        rebuild(&cluster.master, &[]);
-        cluster.master.start_again();
-        for (number, relinked) in relinked.into_iter().enumerate() {
-            let fetch = |kind: &str| cluster.master.fetch(&format!("/{kind}/{number}"));
-            assert_eq!(fetch("delete").0, 404, "deleted, with volume {away} away");
-            assert_eq!(fetch("replace"), (200, b"new".to_vec()));
-            assert_eq!(fetch("unlink").0, 404);
-            assert_eq!(fetch("reput"), (200, b"new".to_vec()));
-            let expected = if relinked == 204 { 200 } else { 404 };
-            assert_eq!(fetch("relink").0, expected);
-        }
-        assert_eq!(cluster.master.list("/unlink/?unlinked").len(), 12);
+fn what_was_acknowledged_holds_whichever_volume_was_stopped() {
+    (0..3).for_each(|away| nothing_is_revived(away, Away::Stopped));
+}
+
+#[test]
+fn what_was_acknowledged_holds_whichever_volume_hung() {
+    (0..3).for_each(|away| nothing_is_revived(away, Away::Hung));
+}
+
+#[test]
+fn what_was_acknowledged_holds_whichever_volume_was_full() {
+    (0..3).for_each(|away| nothing_is_revived(away, Away::Full));
+}
+
+fn nothing_is_revived(away: usize, how: Away) {
+    let (dir, mut mounts) = (TempDir::new(), Mounts::new());
+    let small = dir.join("small");
+    mounts.tmpfs(&small, "2m");
+    let volumes: Vec<Volume> = (0..3)
+        .map(|number| match how {
+            Away::Full if number == away => Volume::builder().dir(&small).among(&mounts).start(),
+            _ => Volume::start(),
+        })
+        .collect();
+    let master = Master::builder(&addresses(&volumes)).flag("replicas", "2").start();
+    let mut cluster = Cluster { master, volumes };
+    let keys = |kind: &'static str| (0..12).map(move |number| format!("/{kind}/{number}"));
+    for kind in ["delete", "replace", "unlink", "relink", "reput"] {
+        keys(kind).for_each(|key| cluster.master.put(&key, b"old"));
     }
+    keys("relink").for_each(|key| assert_eq!(cluster.master.call("UNLINK", &key, b"").status, 204));
+    let filler = mounts.seen_from_here(&small).join("filler");
+    match how {
+        Away::Stopped => drop(cluster.volumes[away].stop()),
+        Away::Hung => cluster.volumes[away].pause(),
+        Away::Full => {
+            // It takes what fits and then fails, which is what it is for.
+            let _ = fs::write(&filler, vec![0; 4 << 20]);
+        }
+    }
+    if how != Away::Full {
+        eventually("the volume is known to be down", || cluster.master.log().contains("is down"));
+    }
+    let mut relinked = Vec::new();
+    for number in 0..12 {
+        let key = |kind: &str| format!("/{kind}/{number}");
+        assert!([204, 503].contains(&cluster.master.call("DELETE", &key("delete"), b"").status));
+        assert_eq!(cluster.master.call("REPLACE", &key("replace"), b"new").status, 204);
+        assert_eq!(cluster.master.call("UNLINK", &key("unlink"), b"").status, 204);
+        relinked.push(cluster.master.call("RELINK", &key("relink"), b"").status);
+        assert!([204, 503].contains(&cluster.master.call("DELETE", &key("reput"), b"").status));
+        assert_eq!(cluster.master.call("PUT", &key("reput"), b"new").status, 201);
+    }
+    cluster.master.kill9();
+    match how {
+        Away::Stopped => cluster.volumes[away].start_again(),
+        Away::Hung => cluster.volumes[away].resume(),
+        Away::Full => fs::remove_file(&filler).expect("it was written"),
+    }
+    lose_index(&cluster.master);
+    rebuild(&cluster.master, &[]);
+    cluster.master.start_again();
+    for (number, relinked) in relinked.into_iter().enumerate() {
+        let fetch = |kind: &str| cluster.master.fetch(&format!("/{kind}/{number}"));
+        assert_eq!(fetch("delete").0, 404, "deleted, with volume {away} away");
+        assert_eq!(fetch("replace"), (200, b"new".to_vec()));
+        assert_eq!(fetch("unlink").0, 404);
+        assert_eq!(fetch("reput"), (200, b"new".to_vec()));
+        let expected = if relinked == 204 { 200 } else { 404 };
+        assert_eq!(fetch("relink").0, expected);
+    }
+    assert_eq!(cluster.master.list("/unlink/?unlinked").len(), 12);
 }
 
 #[test]
@@ -321,7 +434,7 @@ fn killed_at_any_moment_it_can_be_run_again_and_a_server_is_not_misled() {
     assert!(cluster.master.stop().success());
     let before = lines_of(cluster.master.db());
     lose_index(&cluster.master);
-    for round in 0..15 {
+    for round in 0..30 {
         let mut job = cluster.master.begin_job(&["rebuild", "-q"]);
         std::thread::sleep(Duration::from_millis(4 * round));
         let _ = job.kill();

@@ -9,13 +9,13 @@ use crate::index::{Ending, IndexError, Reservation, Verb, now_us};
 use crate::maintenance::rebuild::decide::{Decision, Sighting, decide};
 use crate::maintenance::rebuild::walk::{Tree, Walker};
 use crate::maintenance::{Finding, Kind};
-use crate::model::{File, Key, PlacedFile, Record, Replica, State, VolumeMode, path_of};
+use crate::model::{File, Key, PlacedFile, Record, Replica, State, Volume, VolumeMode, path_of};
 use crate::store::{Store, StoreError};
 use crate::volume::VolumeError;
 use futures_util::stream::{self, StreamExt};
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Folders that one thread works on at the same time, as in a rebuild.
 const FOLDERS_AT_ONCE: usize = 8;
@@ -47,8 +47,8 @@ enum Aim {
 /// A walk over all volumes.
 struct Walk {
     folders: Vec<(String, Vec<Replica>)>,
-    /// Whether all volumes could be read so far.
-    is_whole: bool,
+    /// Volumes that could not be read.
+    away: Mutex<BTreeSet<Volume>>,
     aim: Aim,
     next: AtomicUsize,
     files: AtomicU64,
@@ -57,11 +57,11 @@ struct Walk {
 
 /// Finds, and with a repair that was told to removes, what the index doesn't know.
 pub(super) async fn find_all(scrub: &Arc<Scrub>) -> Result<(), IndexError> {
-    let (folders, is_whole) = folders(scrub).await;
+    let (folders, away) = folders(scrub).await;
     let walk = async |aim| {
         let walk = Walk {
             folders: folders.clone(),
-            is_whole,
+            away: Mutex::new(away.clone()),
             aim,
             next: AtomicUsize::new(0),
             files: AtomicU64::new(0),
@@ -98,14 +98,14 @@ pub(super) async fn find_all(scrub: &Arc<Scrub>) -> Result<(), IndexError> {
     Ok(())
 }
 
-/// The folders of all volumes by their first level, and whether all volumes could be read.
-async fn folders(scrub: &Scrub) -> (Vec<(String, Vec<Replica>)>, bool) {
+/// The folders of all volumes by their first level, and the volumes that could not be read.
+async fn folders(scrub: &Scrub) -> (Vec<(String, Vec<Replica>)>, BTreeSet<Volume>) {
     let walker = walker(scrub);
     let mut folders = BTreeMap::<String, Vec<Replica>>::new();
-    let mut is_whole = true;
+    let mut away = BTreeSet::new();
     for volume in scrub.parts.placer.volumes() {
         if scrub.parts.placer.mode_of(volume) == VolumeMode::Down {
-            is_whole = false;
+            away.insert(volume.clone());
             continue;
         }
         match walker.trees(volume).await {
@@ -115,12 +115,12 @@ async fn folders(scrub: &Scrub) -> (Vec<(String, Vec<Replica>)>, bool) {
                 }
             }
             Err(err) => {
-                is_whole = false;
+                away.insert(volume.clone());
                 scrub.report(Finding::new(Kind::Unreachable, None, Some(&volume.root()), err));
             }
         }
     }
-    (folders.into_iter().collect(), is_whole)
+    (folders.into_iter().collect(), away)
 }
 
 fn walker(scrub: &Scrub) -> Walker<'_> {
@@ -132,7 +132,7 @@ impl Walk {
     async fn run(&self, scrub: &Scrub, store: &Store) -> Result<(), IndexError> {
         let walker = walker(scrub);
         while let Some((top, trees)) = self.folders.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            let trees: Vec<&Replica> = trees.iter().collect();
+            let trees = self.present(scrub, trees.iter().collect());
             match walker.second_level(&format!("/{top}"), &trees).await {
                 Ok(second) => {
                     let folders = stream::iter(second)
@@ -158,7 +158,7 @@ impl Walk {
         if !scrub.control.turn().await {
             return Ok(());
         }
-        match walker.sightings(&folder, &trees).await {
+        match walker.sightings(&folder, &self.present(scrub, trees)).await {
             Ok(sightings) => {
                 for (key, sighting) in sightings {
                     self.key(scrub, store, key, sighting).await?;
@@ -169,7 +169,28 @@ impl Walk {
         Ok(())
     }
 
+    /// Those that can be read. One that hangs would hold up everything at every folder.
+    fn present<'t>(&self, scrub: &Scrub, mut trees: Vec<&'t Replica>) -> Vec<&'t Replica> {
+        trees.retain(|tree| {
+            let is_up = scrub.parts.health.is_up(tree);
+            if !is_up && self.away().insert(tree.volume()) {
+                scrub.report(Finding::new(Kind::Unreachable, None, Some(tree), "the volume is down"));
+            }
+            is_up
+        });
+        trees
+    }
+
+    fn away(&self) -> MutexGuard<'_, BTreeSet<Volume>> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_whole(&self) -> bool {
+        self.away().is_empty()
+    }
+
     fn unreadable(&self, scrub: &Scrub, err: &VolumeError) {
+        self.away().insert(err.replica().volume());
         if self.aim != Aim::Count {
             scrub.report(Finding::new(Kind::Unreachable, None, Some(err.replica()), err));
         }
@@ -189,7 +210,7 @@ impl Walk {
             Err(IndexError::Record { .. }) => return Ok(()),
             Err(err) => return Err(err),
         };
-        let is_believed = disbelief(record.as_ref(), &sighting, self.is_whole).is_none();
+        let is_believed = disbelief(record.as_ref(), &sighting, self.is_whole()).is_none();
         if is_believed && strays(record.as_ref(), &sighting).is_empty() {
             return Ok(());
         }
@@ -209,7 +230,7 @@ impl Walk {
         if self.aim == Aim::Count {
             return reservation.release(Ending::default()).await;
         }
-        let mut wrong = disbelief(record.as_ref(), &sighting, self.is_whole);
+        let mut wrong = disbelief(record.as_ref(), &sighting, self.is_whole());
         // The folder was listed a while ago, and the key may have been written since.
         if let Some(record) = record.as_ref().filter(|_| wrong.is_some())
             && store.is_noted(&key, record, &sighting.noted_at).await
