@@ -11,8 +11,7 @@ use crate::model::{Replica, Volume, VolumeMode};
 use crate::store::StoreParts;
 use std::time::Duration;
 
-/// How often it is looked for keys that were written meanwhile, and the pause before.
-const TRIES: u32 = 5;
+/// Before it is looked for keys that were written meanwhile.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Empties a volume of a cluster whose index nobody else has open. Blocks the calling thread.
@@ -45,13 +44,15 @@ pub(super) async fn run_online(
     let index = parts.index.handle();
     state.set_mode(&parts.placer, volume, VolumeMode::Drain)?;
     rebalance::run_online(parts, control).await?;
-    for _ in 0..TRIES {
-        if control.is_stopped() || left_on(&index, volume).await? == 0 {
-            break;
-        }
-        // Writes that were on their way to it when its mode was set.
+    let mut left = left_on(&index, volume).await?;
+    while left > 0 && !control.is_stopped() {
+        // Writes that were on their way to it when its mode was set. What doesn't get less is something else.
         control.wait(PAUSE).await;
         rebalance::run_online(parts, control).await?;
+        let before = std::mem::replace(&mut left, left_on(&index, volume).await?);
+        if left >= before {
+            break;
+        }
     }
     Ok(report_left(&index, volume, control).await?)
 }
