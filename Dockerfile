@@ -1,0 +1,26 @@
+# One image for masters and volumes:
+#
+#   docker image build -t minikeyvalue:1.0 .
+#   docker container run -p 3000:3000 -p 3001:3001 -p 3002:3002 -p 3003:3003 -p 3004:3004 -p 3005:3005 --detach minikeyvalue:1.0
+#
+# runs a whole cluster, with five volumes; `… minikeyvalue:1.0 volume DIR` is one volume, and `… minikeyvalue:1.0 FLAGS COMMAND` is mkv.
+
+FROM rust:1-slim-bookworm AS build
+WORKDIR /src
+COPY . .
+RUN cargo build --release --locked --bin mkv
+
+FROM debian:bookworm-slim
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends nginx-light \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/* /usr/share/doc /usr/share/man \
+ && useradd --system --uid 990 --home-dir /data mkv \
+ && mkdir /data /index && chown mkv:mkv /data /index
+COPY volume deploy/entrypoint /usr/local/bin/
+COPY --from=build /src/target/release/mkv /usr/local/bin/
+USER mkv
+WORKDIR /data
+EXPOSE 3000-3005
+HEALTHCHECK --interval=5s --timeout=3s --start-period=10s CMD ["entrypoint", "health"]
+ENTRYPOINT ["entrypoint"]
+CMD ["cluster"]
