@@ -157,6 +157,8 @@ pub enum Command {
     },
     /// Make the index anew from what lies on the volumes (with the server stopped)
     Rebuild(RebuildArguments),
+    /// Copy blobs out of the volumes into a directory, without a master or an index; --volumes may name directories too
+    Export(ExportArguments),
     /// Move replicas to where they belong after volumes were added, removed or replaced
     Rebalance(RebalanceArguments),
     /// Look for replicas that are missing or damaged, and for files that the index doesn't know
@@ -332,6 +334,26 @@ pub struct RebuildArguments {
     /// Go on without this volume; what only it holds will be missing (may be given more than once)
     #[structopt(long, value_name = "VOLUME", number_of_values = 1)]
     pub allow_missing: Vec<String>,
+}
+
+/// What to export.
+#[derive(Debug, Clone, PartialEq, Eq, StructOpt)]
+pub struct ExportArguments {
+    /// For all jobs.
+    #[structopt(flatten)]
+    pub job: JobArguments,
+
+    /// The beginning of the keys that are wanted, percent-encoded where it has to be; / is all
+    #[structopt(name = "KEY-PREFIX")]
+    pub prefix: String,
+
+    /// Where the blobs go, each under its key; created if need be, nothing in it is overwritten
+    #[structopt(name = "DIR")]
+    pub dir: PathBuf,
+
+    /// Copy the blobs of unlinked keys too
+    #[structopt(long)]
+    pub unlinked: bool,
 }
 
 /// When the index makes writes durable.

@@ -2,7 +2,7 @@
 
 use crate::api::ApiOptions;
 use crate::cli::{Arguments, Sync};
-use crate::model::{Placer, Volume};
+use crate::model::{KeyError, Placer, Volume};
 use crate::store::{BodyLimits, StoreOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -50,6 +50,12 @@ pub enum ConfigError {
     /// Something is no volume.
     #[error(transparent)]
     Volume(#[from] crate::model::VolumeError),
+    /// No volume at all, where there is no number of replicas to miss.
+    #[error("--volumes is missing: say what to read, as --volumes /srv/volume1,host:3001")]
+    NoVolumes,
+    /// Not the beginning of a key.
+    #[error("KEY-PREFIX: {0}")]
+    Prefix(#[from] KeyError),
     /// A volume stands twice in the list.
     #[error("volume {0} is given twice; replicas of a blob must be on different volumes")]
     Twice(Volume),
@@ -94,7 +100,7 @@ impl Config {
             port: arguments.port,
             placer: placer(arguments)?,
             voltimeout: arguments.voltimeout,
-            userpass: userpass(given(&arguments.userpass))?,
+            userpass: Config::userpass(arguments)?,
             admin: arguments.admin,
             admin_token: given(&arguments.admin_token).map(str::to_owned),
             scrub_every: Some(arguments.scrub_every).filter(|every| !every.is_zero()),
@@ -120,15 +126,34 @@ impl Config {
     pub fn db(arguments: &Arguments) -> Result<PathBuf, ConfigError> {
         given(&arguments.db).map(PathBuf::from).ok_or(ConfigError::NoDb)
     }
+
+    /// What is read without an index: `--volumes`, where an element may also be a [directory](Volume::in_directory).
+    pub fn sources(arguments: &Arguments) -> Result<Vec<Volume>, ConfigError> {
+        let parse = |name: &str| Volume::in_directory(name).map_or_else(|| Ok(name.parse()?), Ok);
+        let volumes = names(arguments).map(parse).collect::<Result<Vec<Volume>, ConfigError>>()?;
+        if volumes.is_empty() { Err(ConfigError::NoVolumes) } else { each_once(volumes) }
+    }
+
+    /// `user:password` for the volumes.
+    pub fn userpass(arguments: &Arguments) -> Result<Option<String>, ConfigError> {
+        userpass(given(&arguments.userpass))
+    }
+}
+
+fn names(arguments: &Arguments) -> impl Iterator<Item = &str> {
+    given(&arguments.volumes).into_iter().flat_map(|list| list.split(','))
+}
+
+fn each_once(volumes: Vec<Volume>) -> Result<Vec<Volume>, ConfigError> {
+    let mut seen = BTreeSet::new();
+    match volumes.iter().find(|volume| !seen.insert(volume.as_str())) {
+        Some(twice) => Err(ConfigError::Twice(twice.clone())),
+        None => Ok(volumes),
+    }
 }
 
 fn placer(arguments: &Arguments) -> Result<Placer, ConfigError> {
-    let names = given(&arguments.volumes).into_iter().flat_map(|list| list.split(','));
-    let volumes: Vec<Volume> = names.map(str::parse).collect::<Result<_, _>>()?;
-    let mut seen = BTreeSet::new();
-    if let Some(twice) = volumes.iter().find(|volume| !seen.insert(volume.as_str())) {
-        return Err(ConfigError::Twice(twice.clone()));
-    }
+    let volumes = each_once(names(arguments).map(str::parse).collect::<Result<_, _>>()?)?;
     let replicas = arguments.replicas;
     if replicas < 1 {
         return Err(ConfigError::NoReplicas);

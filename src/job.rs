@@ -2,11 +2,12 @@
 //! on a terminal, a line every few seconds elsewhere. What is left to be done in the end is listed, and the exit code tells.
 
 use crate::cli::{
-    Arguments, DrainArguments, JobArguments, RebalanceArguments, RebuildArguments, RepairArguments,
-    ScrubArguments,
+    Arguments, DrainArguments, ExportArguments, JobArguments, RebalanceArguments, RebuildArguments,
+    RepairArguments, ScrubArguments,
 };
 use crate::config::{Config, ConfigError};
 use crate::index::table::TableError;
+use crate::maintenance::export::{self, ExportError, ExportRequest, Exported};
 use crate::maintenance::rebalance::{self, Rebalanced};
 use crate::maintenance::rebuild::{self, RebuildError, RebuildRequest};
 use crate::maintenance::scrub::{self, Origin, RepairRequest, ScrubRequest};
@@ -14,7 +15,7 @@ use crate::maintenance::{
     Control, Effort, Finding, MaintenanceError, OfflineRequest, Pace, Progress, Rate, Task,
 };
 use crate::maintenance::{drain, verify};
-use crate::model::{Volume, VolumeMode};
+use crate::model::{Key, Volume, VolumeMode};
 use crate::remote::{Remote, RemoteError};
 use crate::shown::Shown;
 use crate::store::Depth;
@@ -39,6 +40,9 @@ pub enum JobError {
     /// The index was not rebuilt.
     #[error("rebuild: {0}")]
     Rebuild(#[from] RebuildError),
+    /// The export could not go on.
+    #[error("export: {0}")]
+    Export(#[from] ExportError),
     /// The job could not go on.
     #[error("{0}: {1}")]
     Cluster(&'static str, #[source] MaintenanceError),
@@ -84,6 +88,30 @@ pub fn rebuild(arguments: &Arguments, flags: &RebuildArguments) -> Result<(), Jo
     let rebuilt = shown("rebuild", &progress, flags.job.quiet, || rebuild::run(&request, &progress, &stop))?;
     if let Some(old) = rebuilt.old.filter(|_| !flags.job.quiet) {
         println!("the old index is kept as {}", old.display());
+    }
+    end(&progress)
+}
+
+/// Runs `mkv export`.
+pub fn export(arguments: &Arguments, flags: &ExportArguments) -> Result<(), JobError> {
+    let prefix = Key::from_request_path(&flags.prefix).map_err(ConfigError::from)?;
+    let request = ExportRequest {
+        prefix: prefix.as_bytes().to_vec(),
+        into: flags.dir.clone(),
+        volumes: Config::sources(arguments)?,
+        unlinked: flags.unlinked,
+        adopt: arguments.adopt,
+        timeouts: Timeouts::for_jobs(arguments.voltimeout),
+        userpass: Config::userpass(arguments)?,
+    };
+    let progress = Progress::default();
+    let exported = shown("export", &progress, flags.job.quiet, || export::run(&request, &progress))?;
+    if !flags.job.quiet {
+        let Exported { written, present, left_out } = exported;
+        println!("{written} blobs were written to {}, {present} were there already", flags.dir.display());
+        if left_out > 0 {
+            println!("{left_out} unlinked keys were left out; --unlinked exports them too");
+        }
     }
     end(&progress)
 }

@@ -56,6 +56,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Some(Command::Server) => server::run(Config::new(arguments)?)?,
         Some(Command::Up { dir }) => up::run(arguments, dir)?,
         Some(Command::Rebuild(flags)) => job::rebuild(arguments, flags)?,
+        Some(Command::Export(flags)) => job::export(arguments, flags)?,
         Some(Command::Rebalance(flags)) => job::rebalance(arguments, flags)?,
         Some(Command::Scrub(flags)) => job::scrub(arguments, flags)?,
         Some(Command::Repair(flags)) => job::repair(arguments, flags)?,

@@ -4,6 +4,7 @@
 
 mod actor;
 pub mod drain;
+pub mod export;
 mod offline;
 mod pace;
 mod pages;

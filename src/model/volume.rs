@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use thiserror::Error;
@@ -94,6 +95,13 @@ impl Volume {
         &self.0
     }
 
+    /// A volume's directory on this machine, for what reads it where no nginx serves it: a path that begins with `/` or
+    /// `./`, which no [`Volume`] of a cluster does. `None` for every other text.
+    pub fn in_directory(text: &str) -> Option<Volume> {
+        let path = if text.bytes().all(|byte| byte == b'/') { "/." } else { text.trim_end_matches('/') };
+        (text.starts_with('/') || text.starts_with("./")).then(|| Volume(path.into()))
+    }
+
     /// The volume itself as a place.
     pub fn root(&self) -> Replica {
         self.replica(None)
@@ -118,6 +126,11 @@ impl Replica {
     /// The volume and the subvolume, as a record lists them.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The directory that this place is, if it belongs to [`Volume::in_directory`].
+    pub fn directory(&self) -> Option<&Path> {
+        (self.0.starts_with('/') || self.0.starts_with("./")).then(|| Path::new(&*self.0))
     }
 
     /// `host[:port]`: the server that answers for this place.
@@ -193,7 +206,8 @@ fn authority_fault(authority: &str) -> Option<&'static str> {
         b'.' | b'-' | b'_' => true,
         _ => byte.is_ascii_alphanumeric(),
     };
-    if host.is_empty() || !host.bytes().all(allowed) {
+    // `.` would be a directory.
+    if host.is_empty() || host == "." || !host.bytes().all(allowed) {
         return Some("its host is not a host name or address");
     }
     match port.map(str::parse::<u16>) {
@@ -229,10 +243,23 @@ mod tests {
     fn what_is_no_volume_is_refused() {
         for text in [
             "", "http://a", "u:p@a", "a/", "a//b", "a:0", "a:x", "a:70000", "a b", "a,b", "DELETEDx",
-            "HASHx", "GENx", "[::1", "[::1]x", ":80", "a/..", "a/%2F", "a?b",
+            "HASHx", "GENx", "[::1", "[::1]x", ":80", "a/..", "a/%2F", "a?b", "./a",
         ] {
             assert!(text.parse::<Volume>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_directory_is_told_from_a_server() {
+        for (text, expected) in
+            [("/srv/v1/", "/srv/v1"), ("./v1", "./v1"), ("/", "/."), ("/with space//", "/with space")]
+        {
+            let volume = Volume::in_directory(text).expect(text);
+            assert_eq!(volume.root().directory(), Some(Path::new(expected)), "{text}");
+            assert!(text.parse::<Volume>().is_err(), "{text}");
+        }
+        assert_eq!(Volume::in_directory("host:1/srv"), None);
+        assert_eq!("host:1/srv".parse::<Volume>().unwrap().root().directory(), None);
     }
 
     #[test]

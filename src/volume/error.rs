@@ -73,6 +73,16 @@ pub enum VolumeError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file or directory of a volume's directory on this machine can't be read.
+    #[error("{replica}{path} can't be read: {reason}")]
+    Unreadable {
+        /// Which directory.
+        replica: Replica,
+        /// The path below it.
+        path: String,
+        /// What the system says.
+        reason: String,
+    },
     /// The volume belongs to another cluster; it was not asked.
     #[error("volume {replica} belongs to another cluster and is not used")]
     Foreign {
@@ -104,6 +114,7 @@ impl VolumeError {
             | VolumeError::Aborted { .. }
             | VolumeError::TooLarge { .. }
             | VolumeError::NoListing { .. }
+            | VolumeError::Unreadable { .. }
             | VolumeError::Foreign { .. }
             | VolumeError::Directory { .. } => None,
         }
@@ -118,6 +129,7 @@ impl VolumeError {
             | VolumeError::Aborted { replica, .. }
             | VolumeError::TooLarge { replica, .. }
             | VolumeError::NoListing { replica, .. }
+            | VolumeError::Unreadable { replica, .. }
             | VolumeError::Foreign { replica }
             | VolumeError::Directory { replica, .. } => replica,
         }

@@ -113,6 +113,7 @@ impl Health {
             | VolumeError::TooLarge { .. }
             | VolumeError::NoListing { .. }
             | VolumeError::Foreign { .. }
+            | VolumeError::Unreadable { .. }
             | VolumeError::Directory { .. } => {}
         }
     }

@@ -7,6 +7,7 @@
 
 mod connect;
 mod copy;
+mod directory;
 mod download;
 mod error;
 mod find;
@@ -17,6 +18,7 @@ mod replicate;
 mod wire;
 
 pub use copy::{Content, CopyError};
+pub use directory::{Body, LocalFile, list_directory};
 pub use download::Download;
 pub use error::VolumeError;
 pub use find::{Candidate, Search};

@@ -195,6 +195,7 @@ fn reason_of(error: &VolumeError) -> String {
         | VolumeError::TooLarge { .. }
         | VolumeError::NoListing { .. }
         | VolumeError::Foreign { .. }
+        | VolumeError::Unreadable { .. }
         | VolumeError::Directory { .. } => error.to_string(),
     }
 }

@@ -58,6 +58,8 @@ fn a_cluster_of_ones_own_is_started_by_hand_and_its_index_rebuilt() {
     run(&dir, &here("scrub"));
     run(&dir, &here("rebalance"));
     run(&dir, &here("verify"));
+    run(&dir, &here("export"));
+    assert_eq!(std::fs::read(dir.join("rescued/k")).expect("the blob is there"), b"x");
 }
 
 /// A block of the README with this test's directory, ports and program in it.

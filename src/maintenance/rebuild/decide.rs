@@ -43,8 +43,15 @@ pub(in crate::maintenance) struct Version {
     pub(in crate::maintenance) generation: Option<Generation>,
     /// The files by size, the most credible first; never empty. More than one means that somebody must decide.
     pub(in crate::maintenance) contents: Vec<Content>,
+    /// In bytes, as the sidecar tells it.
+    pub(in crate::maintenance) size: Option<u64>,
+}
+
+impl Version {
     /// Whether a sidecar names the first content's size, so that the others are known to be wrong.
-    pub(in crate::maintenance) size_is_known: bool,
+    pub(in crate::maintenance) fn size_is_known(&self) -> bool {
+        self.size == Some(self.contents[0].size)
+    }
 }
 
 /// Files of one size.
@@ -71,8 +78,7 @@ pub(in crate::maintenance) fn decide(sighting: &Sighting) -> Decision {
         return if newest.is_some() { Decision::Lost } else { Decision::Nothing };
     }
     let md5 = newest.and_then(|sidecar| sidecar.md5.as_deref()).and_then(Md5::parse);
-    let size_is_known = size == Some(contents[0].size);
-    Decision::Blob(Version { state, md5, generation, contents, size_is_known })
+    Decision::Blob(Version { state, md5, generation, contents, size })
 }
 
 /// Of two states of one moment, the one that hides more.
@@ -185,7 +191,7 @@ mod tests {
         let mut sighting = Sighting { blobs, sidecars: vec![old, new], noted_at: vec![] };
         let version = blob(decide(&sighting));
         assert_eq!((version.state, version.generation), (State::Unlinked, Some(Generation::new(9))));
-        assert!(version.md5.is_some() && version.size_is_known);
+        assert!(version.md5.is_some() && version.size_is_known());
         sighting.sidecars.push(gone);
         assert_eq!(decide(&sighting), Decision::Nothing);
     }
@@ -203,7 +209,7 @@ mod tests {
             vec![seen("a:1", PLAIN, 3), seen("b:1", PLAIN, 7), seen("c:1", PLAIN, 7), seen("d:1", PLAIN, 0)];
         let sizes = |sidecars| {
             let version = blob(decide(&Sighting { blobs: blobs.clone(), sidecars, noted_at: vec![] }));
-            (version.contents.iter().map(|content| content.size).collect::<Vec<_>>(), version.size_is_known)
+            (version.contents.iter().map(|content| content.size).collect::<Vec<_>>(), version.size_is_known())
         };
         assert_eq!(sizes(vec![]), (vec![7, 3], false));
         assert_eq!(sizes(vec![sidecar(SidecarState::Live, 1, None, Some(3))]), (vec![3, 7], true));

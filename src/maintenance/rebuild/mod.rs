@@ -186,7 +186,7 @@ impl Shared<'_> {
     fn walker(&self) -> Walker<'_> {
         let volumes = VolumeClient::new(self.request.timeouts, Arc::clone(&self.health));
         let userpass = self.request.userpass.as_deref().map(Rc::from);
-        Walker { volumes: volumes.with_credentials(userpass), progress: self.progress }
+        Walker::new(volumes.with_credentials(userpass), self.progress)
     }
 
     /// Which cluster the volumes belong to, and the trees of all of them.
@@ -286,7 +286,7 @@ impl Shared<'_> {
         version: &'v Version,
     ) -> Result<(&'v Content, Option<Md5>), RebuildError> {
         let first = &version.contents[0];
-        let disputed = version.contents.len() > 1 && !version.size_is_known;
+        let disputed = version.contents.len() > 1 && !version.size_is_known();
         match version.md5 {
             Some(md5) if disputed => {
                 for content in &version.contents {

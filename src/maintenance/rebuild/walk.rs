@@ -1,12 +1,15 @@
 //! Walks the volumes, one folder of all of them at a time: `/ab/cd` holds everything of the keys whose MD5 begins so, on
-//! every volume and in every layout, so that no more than a folder's files have to be in memory.
+//! every volume and in every layout, so that no more than a folder's files have to be in memory. A volume may also be its
+//! bare directory on this machine.
 
 use super::decide::{Seen, Sighting};
 use crate::maintenance::Progress;
 use crate::model::{CLUSTER_PATH, File, Key, Replica, Sidecar, Volume, decode_path, path_of, unfolded_key};
-use crate::volume::{DirEntry, EntryKind, VolumeClient, VolumeError};
+use crate::volume::{Body, DirEntry, EntryKind, LocalFile, VolumeClient, VolumeError, list_directory};
 use actix_rt::time::sleep;
+use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -15,6 +18,10 @@ const LISTINGS_AT_ONCE: usize = 16;
 
 /// How often a request of a job is made before its failure ends the job: a busy disk is no dead one.
 const TRIES: u32 = 3;
+
+/// So many requests in a row without an answer, each tried [`TRIES`] times, and a rescue gives a server up: it has 65,536
+/// folders to ask for.
+const SILENCES: u32 = 4;
 
 /// The wait before the second try; it doubles.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -32,9 +39,32 @@ pub(in crate::maintenance) struct Tree {
 pub(in crate::maintenance) struct Walker<'a> {
     pub(in crate::maintenance) volumes: VolumeClient,
     pub(in crate::maintenance) progress: &'a Progress,
+    prefix: &'a [u8],
+    unreadable: Unreadable,
 }
 
-impl Walker<'_> {
+/// What follows from a directory or file that can't be read.
+enum Unreadable {
+    EndsTheJob,
+    /// It is a problem, and the walk goes on. How often in a row a server has given no answer.
+    IsTold(RefCell<HashMap<String, u32>>),
+}
+
+impl<'a> Walker<'a> {
+    /// One that reads everything of every key, or ends with an error.
+    pub(in crate::maintenance) fn new(volumes: VolumeClient, progress: &'a Progress) -> Walker<'a> {
+        Walker { volumes, progress, prefix: b"/", unreadable: Unreadable::EndsTheJob }
+    }
+
+    /// One that finds what it can of the keys that begin with `prefix`, and tells what it can't read as problems.
+    pub(in crate::maintenance) fn to_rescue(
+        prefix: &'a [u8],
+        volumes: VolumeClient,
+        progress: &'a Progress,
+    ) -> Walker<'a> {
+        Walker { volumes, progress, prefix, unreadable: Unreadable::IsTold(RefCell::default()) }
+    }
+
     /// The trees of a volume.
     pub(in crate::maintenance) async fn trees(&self, volume: &Volume) -> Result<Vec<Tree>, VolumeError> {
         let root = volume.root();
@@ -118,10 +148,14 @@ impl Walker<'_> {
 
     async fn sidecar(&self, key: &Key, replica: &Replica) -> Result<Option<Sidecar>, VolumeError> {
         let path = path_of(key, File::Sidecar);
-        let read = again(|| self.volumes.get(replica, &path, Sidecar::MAX_BYTES)).await;
+        let read = self.get(replica, &path, Sidecar::MAX_BYTES).await;
         let content = match read {
             Err(VolumeError::TooLarge { .. }) => None,
-            content => content?,
+            Err(err) => {
+                self.unreadable(err)?;
+                None
+            }
+            Ok(content) => content,
         };
         let sidecar = content.as_deref().and_then(Sidecar::parse);
         if sidecar.is_none() {
@@ -143,6 +177,7 @@ impl Walker<'_> {
                 match entry.kind {
                     EntryKind::Directory => folders.push(path),
                     EntryKind::File { size } => match key_of(&path) {
+                        Some((key, _)) if !key.as_bytes().starts_with(self.prefix) => {}
                         Some((key, file)) => found.push((key, Seen { replica: tree.clone(), file, size })),
                         None => self.no_blob(tree, &folder, &entry.name),
                     },
@@ -154,7 +189,94 @@ impl Walker<'_> {
     }
 
     async fn entries(&self, tree: &Replica, path: &str) -> Result<Vec<DirEntry>, VolumeError> {
-        again(|| self.volumes.entries(tree, path)).await
+        let mut entries = Vec::new();
+        if tree.directory().is_some() {
+            match list_directory(tree, path) {
+                Err(err) => self.unreadable(err)?,
+                Ok(found) => {
+                    for entry in found {
+                        entry.map(|entry| entries.push(entry)).or_else(|err| self.unreadable(err))?;
+                    }
+                }
+            }
+        } else if !self.is_given_up(tree) {
+            match self.heard(tree, again(|| self.volumes.entries(tree, path)).await) {
+                Err(err) => self.unreadable(err)?,
+                Ok(found) => entries = found,
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Begins to read a file of a volume or directory; `None` if there is none.
+    pub(in crate::maintenance) async fn open(
+        &self,
+        replica: &Replica,
+        path: &str,
+    ) -> Result<Option<Body>, VolumeError> {
+        if replica.directory().is_some() {
+            return Ok(LocalFile::open(replica, path)?.map(Body::Local));
+        }
+        if self.is_given_up(replica) {
+            let reason = "it gave no answer before".to_owned();
+            return Err(VolumeError::Unreachable { replica: replica.clone(), reason });
+        }
+        let opened = again(|| self.volumes.open(replica, path)).await;
+        Ok(self.heard(replica, opened)?.map(|download| Body::Served(Box::new(download))))
+    }
+
+    async fn get(
+        &self,
+        replica: &Replica,
+        path: &str,
+        limit_bytes: usize,
+    ) -> Result<Option<Bytes>, VolumeError> {
+        if replica.directory().is_some() {
+            return LocalFile::open(replica, path)?.map(|file| file.collect(limit_bytes)).transpose();
+        }
+        if self.is_given_up(replica) {
+            return Ok(None);
+        }
+        self.heard(replica, again(|| self.volumes.get(replica, path, limit_bytes)).await)
+    }
+
+    fn unreadable(&self, err: VolumeError) -> Result<(), VolumeError> {
+        match self.unreadable {
+            Unreadable::EndsTheJob => Err(err),
+            Unreadable::IsTold(_) => {
+                self.progress.problem(None, None, err);
+                Ok(())
+            }
+        }
+    }
+
+    /// Counts how often a server has given no answer.
+    fn heard<T>(&self, place: &Replica, answer: Result<T, VolumeError>) -> Result<T, VolumeError> {
+        let Unreadable::IsTold(silences) = &self.unreadable else { return answer };
+        let mut silences = silences.borrow_mut();
+        match &answer {
+            Err(VolumeError::NoAnswer { .. } | VolumeError::Unreachable { .. }) => {
+                let times = silences.entry(place.authority().to_owned()).or_default();
+                *times += 1;
+                if *times == SILENCES {
+                    let what = "it gave no answer again and again, and is not asked any more";
+                    self.progress.problem(None, Some(place), what);
+                }
+            }
+            _ => {
+                silences.remove(place.authority());
+            }
+        }
+        answer
+    }
+
+    fn is_given_up(&self, place: &Replica) -> bool {
+        match &self.unreadable {
+            Unreadable::EndsTheJob => false,
+            Unreadable::IsTold(silences) => {
+                silences.borrow().get(place.authority()).is_some_and(|times| *times >= SILENCES)
+            }
+        }
     }
 
     /// The cluster that a volume says it belongs to, if it says anything.
@@ -163,7 +285,7 @@ impl Walker<'_> {
         volume: &Volume,
     ) -> Result<Option<String>, VolumeError> {
         let root = volume.root();
-        let content = again(|| self.volumes.get(&root, CLUSTER_PATH, Sidecar::MAX_BYTES)).await?;
+        let content = self.get(&root, CLUSTER_PATH, Sidecar::MAX_BYTES).await?;
         Ok(content.map(|content| String::from_utf8_lossy(content.trim_ascii()).into_owned()))
     }
 

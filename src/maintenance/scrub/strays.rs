@@ -124,7 +124,7 @@ async fn folders(scrub: &Scrub) -> (Vec<(String, Vec<Replica>)>, BTreeSet<Volume
 }
 
 fn walker(scrub: &Scrub) -> Walker<'_> {
-    Walker { volumes: scrub.parts.volumes(), progress: &scrub.control.progress }
+    Walker::new(scrub.parts.volumes(), &scrub.control.progress)
 }
 
 impl Walk {
