@@ -87,7 +87,7 @@ impl Destination {
     }
 
     /// Finds the place that `names` lead to, creating the folders on the way. Where one is taken by a file, or the place
-    /// itself by a folder, the name that is [second](second) is used.
+    /// itself by a folder, the name that is [`second`] is used.
     pub(super) fn place(&self, names: &[String]) -> Result<Place, PlaceError> {
         let (name, folders) = names.split_last().expect("there is at least the file's name");
         let mut folder: OwnedFd = self.root.try_clone()?.into();
