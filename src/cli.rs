@@ -83,9 +83,13 @@ pub struct Arguments {
     #[structopt(long, env = "MKV_BASICAUTH", hide_env_values = true, value_name = "BOOL", default_value = "false", parse(try_from_str = go_bool))]
     pub basicauth: bool,
 
-    /// Credentials for the server's own requests to volumes, user:password (better given as MKV_USERPASS)
+    /// Credentials for the server's own requests to volumes, user:password (better given as MKV_USERPASS or in a file)
     #[structopt(long, env = "MKV_USERPASS", hide_env_values = true, value_name = "USER:PASSWORD")]
     pub userpass: Option<String>,
+
+    /// A file with those credentials in its first line, so that they are in no list of processes
+    #[structopt(long, env = "MKV_USERPASS_FILE", hide_env_values = true, value_name = "FILE")]
+    pub userpass_file: Option<String>,
 
     /// How long a volume may take to answer a question, as 500ms or 1.5s; ten times as long for a write
     #[structopt(long, env = "MKV_VOLTIMEOUT", hide_env_values = true, value_name = "TIME", default_value = "1s", parse(try_from_str = go_duration))]
@@ -397,7 +401,7 @@ impl Arguments {
 const BOOLEANS: [&str; 5] = ["protect", "md5sum", "basicauth", "adopt", "v"];
 
 /// The flags of the cluster that have a value; a test holds this list to what [`Arguments`] declares.
-const VALUED: [&str; 17] = [
+const VALUED: [&str; 18] = [
     "admin",
     "admin-token",
     "scrub-every",
@@ -409,6 +413,7 @@ const VALUED: [&str; 17] = [
     "subvolumes",
     "fallback",
     "userpass",
+    "userpass-file",
     "voltimeout",
     "bodytimeout",
     "grace",

@@ -82,6 +82,12 @@ pub enum ConfigError {
     /// Not `user:password`.
     #[error("--userpass must be user:password")]
     Userpass,
+    /// Both ways of giving it.
+    #[error("--userpass and --userpass-file are both given; one of them is enough")]
+    UserpassTwice,
+    /// The file with it can't be read.
+    #[error("--userpass-file {0:?} can't be read: {1}")]
+    UserpassFile(String, String),
     /// Not a host.
     #[error("--fallback {0:?} is not a host or host:port")]
     Fallback(String),
@@ -136,7 +142,15 @@ impl Config {
 
     /// `user:password` for the volumes.
     pub fn userpass(arguments: &Arguments) -> Result<Option<String>, ConfigError> {
-        userpass(given(&arguments.userpass))
+        match (given(&arguments.userpass), given(&arguments.userpass_file)) {
+            (Some(_), Some(_)) => Err(ConfigError::UserpassTwice),
+            (None, Some(file)) => {
+                let text = std::fs::read_to_string(file)
+                    .map_err(|err| ConfigError::UserpassFile(file.into(), err.to_string()))?;
+                userpass(Some(text.lines().next().unwrap_or("")))
+            }
+            (text, None) => userpass(text),
+        }
     }
 }
 
@@ -221,6 +235,9 @@ mod tests {
             ("mkv -db x -volumes a,b,c -subvolumes 257 server", "1 to 256"),
             ("mkv -db x -volumes a,b,c -advertise a server", "internal=public"),
             ("mkv -db x -volumes a,b,c -userpass me server", "user:password"),
+            ("mkv -db x -volumes a,b,c -userpass a:b -userpass-file x server", "both given"),
+            ("mkv -db x -volumes a,b,c -userpass-file /nonexistent server", "can't be read"),
+            ("mkv -db x -volumes a,b,c -userpass-file /dev/null server", "user:password"),
             ("mkv -db x -volumes a,b,c -fallback http://x server", "is not a host"),
         ];
         for (line, expected) in cases {

@@ -455,3 +455,29 @@ fn volumes_are_spoken_to_with_credentials() {
     assert!(!said.contains("s3cret"), "{said}");
     assert_eq!(check_home(&before, &volumes, 4).len(), 20);
 }
+
+#[test]
+fn credentials_from_a_file_are_in_no_list_of_processes_and_no_output() {
+    let dir = TempDir::new();
+    let (htpasswd, userpass) = (dir.join("htpasswd"), dir.join("userpass"));
+    std::fs::write(&htpasswd, "me:{PLAIN}s3cret\n").expect("our directory is writable");
+    std::fs::write(&userpass, "me:s3cret\n").expect("our directory is writable");
+    let volumes: Vec<Volume> = (0..3).map(|_| Volume::builder().env("AUTH", &htpasswd).start()).collect();
+    let builder = Master::builder(&addresses(&volumes)).flag("userpass-file", userpass.to_string_lossy());
+    let mut master = builder.start();
+    (0..20).for_each(|number| master.put(&format!("/{number}"), b"x"));
+    let words = std::fs::read(format!("/proc/{}/cmdline", master.pid())).expect("it runs");
+    assert!(!String::from_utf8_lossy(&words).contains("s3cret"));
+    assert!(master.stop().success());
+    let mut said = master.log();
+    for job in ["rebalance", "scrub", "repair", "rebuild"] {
+        let (status, words) = master.job(&[job]);
+        assert!(status.success(), "{job}: {words}");
+        said += &words;
+    }
+    // Also where something goes wrong.
+    std::fs::write(&userpass, "me:wr0ng\n").expect("our directory is writable");
+    let (status, words) = master.job(&["rebuild"]);
+    assert!(!status.success() && words.contains("401"), "{words}");
+    assert!(![said, words].concat().contains("s3cret") && !master.log().contains("wr0ng"));
+}
