@@ -430,7 +430,6 @@ fn unbalanced(master: &Master, volumes: &[Volume]) -> usize {
 /// Has a running server do a job, under load, and kills it with -9 thirty times in the middle; then the job comes to its
 /// end, and everything is right.
 fn kills(
-    volumes: &[Volume],
     mut master: Administered,
     name: &str,
     options: &str,
@@ -456,7 +455,6 @@ fn kills(
     let scrub = master.job("scrub", FAST);
     assert_eq!(scrub["state"], "done", "{scrub}");
     assert!(master.master.stop().success());
-    let _ = volumes;
     master
 }
 
@@ -464,7 +462,7 @@ fn kills(
 fn a_rebalance_that_is_killed_thirty_times_comes_to_its_end() {
     let volumes = volumes(5);
     let (_before, master) = grown(&volumes, 150);
-    let master = kills(&volumes, master, "rebalance", r#"{"rate":"60"}"#, |_| {});
+    let master = kills(master, "rebalance", r#"{"rate":"60"}"#, |_| {});
     assert_eq!(unbalanced(&master, &volumes), 0);
 }
 
@@ -474,8 +472,16 @@ fn a_drain_that_is_killed_thirty_times_comes_to_its_end() {
     let master = Administered::start(Master::builder(&addresses(&volumes)));
     (0..150).for_each(|number| master.put(&format!("/{number}"), format!("content of {number}").as_bytes()));
     let drain = json!({ "volume": volumes[0].addr(), "rate": "60" }).to_string();
-    kills(&volumes, master, "drain", &drain, |_| {});
+    kills(master, "drain", &drain, |_| {});
     assert_eq!(volumes[0].files().into_iter().filter(|file| file != "=cluster").count(), 0);
+}
+
+#[test]
+fn a_scrub_that_is_killed_thirty_times_comes_to_its_end() {
+    let volumes = volumes(3);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    (0..150).for_each(|number| master.put(&format!("/{number}"), format!("content of {number}").as_bytes()));
+    kills(master, "scrub", r#"{"rate":"200"}"#, |_| {});
 }
 
 #[test]
@@ -485,7 +491,7 @@ fn a_repair_that_is_killed_thirty_times_comes_to_its_end() {
     (0..150).for_each(|number| master.put(&format!("/{number}"), format!("content of {number}").as_bytes()));
     let is_plain = |name: &String| !name.starts_with('=') && !name.contains('.');
     let names: Vec<String> = volumes[0].files().into_iter().filter(is_plain).collect();
-    kills(&volumes, master, "repair", r#"{"rate":"150"}"#, |round| {
+    kills(master, "repair", r#"{"rate":"150"}"#, |round| {
         for name in names.iter().skip(5 * round).take(5) {
             fs::write(volumes[0].dir().join(name), b"garbage").unwrap();
         }
