@@ -39,15 +39,16 @@ pub(crate) fn run(bench: &Bench) -> Outcome<Vec<Figure>> {
         command.args(["--admin", &format!("127.0.0.1:{admin}")]);
         let _master = started(started(Process::start(&command)?, port)?, admin)?;
         let address = format!("127.0.0.1:{port}");
-        let mut jobs = Connection::new(&format!("127.0.0.1:{admin}"))?;
+        // A connection of its own for each: the admin port keeps none for as long as a turn lasts.
+        let jobs = || Connection::new(&format!("127.0.0.1:{admin}"));
         let (mut idle, mut busy) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
         for round in 0..bench.options.rounds().min(3) {
             p99s(bench, &address, &mut idle)?;
             let body = Body { piece: options.as_bytes(), times: 1 };
-            expect(jobs.ask("POST", "/api/jobs/rebalance", body)?, 202, "beginning a rebalance")?;
+            expect(jobs()?.ask("POST", "/api/jobs/rebalance", body)?, 202, "beginning a rebalance")?;
             p99s(bench, &address, &mut busy)?;
             let id = round + 1;
-            expect(jobs.ask("DELETE", &format!("/api/jobs/{id}"), Body::NONE)?, 200, "stopping it")?;
+            expect(jobs()?.ask("DELETE", &format!("/api/jobs/{id}"), Body::NONE)?, 200, "stopping it")?;
             // What it has begun comes to its end.
             std::thread::sleep(Duration::from_secs(1));
         }
