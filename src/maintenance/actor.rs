@@ -12,7 +12,7 @@ use super::{MaintenanceError, Rate, drain, offline::Survey, rebalance};
 use crate::index::now_us;
 use crate::model::Volume;
 use crate::store::{Depth, StoreParts};
-use actix_rt::time::{interval, sleep};
+use actix_rt::time::{interval, timeout};
 use futures_util::future::{Either, select};
 use log::{error, info};
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
@@ -168,7 +168,16 @@ impl Maintenance {
         let (sender, mailbox) = mpsc::channel(MAILBOX_MESSAGES);
         let jobs = BTreeMap::new();
         let (own, kept) = (sender.clone(), Arc::clone(&state));
-        let actor = Actor { parts, state: kept, schedule, jobs, last_id: 0, is_ending: false, own };
+        let actor = Actor {
+            parts,
+            state: kept,
+            schedule,
+            jobs,
+            last_id: 0,
+            is_ending: false,
+            waiting: Vec::new(),
+            own,
+        };
         actix_rt::Arbiter::new().spawn(actor.run(mailbox));
         Maintenance { sender, state }
     }
@@ -200,7 +209,7 @@ impl Maintenance {
 
     /// Stops all jobs, and returns when they have ended or [`STOP_PATIENCE`] is over.
     pub async fn shut_down(&self) {
-        self.ask(Message::Shutdown).await;
+        let _ = timeout(STOP_PATIENCE, self.ask(Message::Shutdown)).await;
     }
 
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Option<T> {
@@ -217,6 +226,8 @@ struct Actor {
     jobs: BTreeMap<u64, Entry>,
     last_id: u64,
     is_ending: bool,
+    /// Who waits for all jobs to end.
+    waiting: Vec<oneshot::Sender<()>>,
     own: mpsc::Sender<Message>,
 }
 
@@ -238,14 +249,14 @@ impl Actor {
         let mut looks = interval(LOOK_EVERY);
         loop {
             match select(pin!(mailbox.recv()), pin!(looks.tick())).await {
-                Either::Left((Some(message), _)) => self.handle(message).await,
+                Either::Left((Some(message), _)) => self.handle(message),
                 Either::Left((None, _)) => return,
                 Either::Right(_) => self.scrub_if_due(),
             }
         }
     }
 
-    async fn handle(&mut self, message: Message) {
+    fn handle(&mut self, message: Message) {
         match message {
             Message::Begin(order, reply) => drop(reply.send(self.begin(order))),
             Message::Jobs(reply) => {
@@ -270,7 +281,8 @@ impl Actor {
             Message::Shutdown(reply) => {
                 self.is_ending = true;
                 self.running().for_each(|(_, entry)| entry.control.stop.store(true, Ordering::Relaxed));
-                self.when_all_have_ended(reply);
+                self.waiting.push(reply);
+                self.tell_if_all_have_ended();
             }
         }
     }
@@ -302,9 +314,10 @@ impl Actor {
         self.jobs.insert(id, entry);
         info!("job {id} begins: {}", name(&order.task));
         let (parts, state, ended) = (self.parts.clone(), Arc::clone(&self.state), self.own.clone());
+        let scrub_every = self.schedule.scrub_every;
         let run = move || {
             yield_to_clients();
-            let work = perform(parts, state, order.task, control);
+            let work = perform(parts, state, order.task, scrub_every, control);
             let result = actix_rt::System::new().block_on(work);
             let _ = ended.blocking_send(Message::Ended(id, result));
         };
@@ -326,26 +339,16 @@ impl Actor {
         for id in ended.iter().rev().skip(MAX_ENDED) {
             self.jobs.remove(id);
         }
+        self.tell_if_all_have_ended();
     }
 
-    /// Answers when no job is left, or when it takes too long.
-    fn when_all_have_ended(&self, reply: oneshot::Sender<()>) {
-        let own = self.own.clone();
-        actix_rt::spawn(async move {
-            let begun = Instant::now();
-            while begun.elapsed() < STOP_PATIENCE {
-                let (jobs, answer) = oneshot::channel();
-                if own.send(Message::Jobs(jobs)).await.is_err() {
-                    break;
-                }
-                let is_running = |job: &Job| matches!(job.state, JobState::Running | JobState::Stopping);
-                if !answer.await.is_ok_and(|jobs| jobs.iter().any(is_running)) {
-                    break;
-                }
-                sleep(Duration::from_millis(50)).await;
+    /// Answers whoever waits for the end, when no job is left.
+    fn tell_if_all_have_ended(&mut self) {
+        if self.running().next().is_none() {
+            for reply in self.waiting.drain(..) {
+                let _ = reply.send(());
             }
-            let _ = reply.send(());
-        });
+        }
     }
 
     /// Begins a scrub when one is due, or was interrupted.
@@ -359,23 +362,10 @@ impl Actor {
         }
         let task = Task::Scrub { quick: false, scheduled: true };
         match self.begin(Order { task, rate: DEFAULT_RATE }) {
-            Ok(job) => self.spread_out(job.id, every),
-            // Somebody has begun one.
-            Err(BeginError::Running { .. }) => {}
+            // Or somebody has begun one.
+            Ok(_) | Err(BeginError::Running { .. }) => {}
             Err(err) => error!("the scrub that is due: {err}"),
         }
-    }
-
-    /// Has a scrub take about half of the time until the next one, instead of a burst.
-    fn spread_out(&self, id: u64, every: Duration) {
-        let Some(pace) = self.jobs.get(&id).map(|entry| Arc::clone(&entry.control.pace)) else { return };
-        let (index, placer) = (self.parts.index.clone(), Arc::clone(&self.parts.placer));
-        actix_rt::spawn(async move {
-            if let Ok(survey) = Survey::of(&index.handle(), &placer).await {
-                let blobs = (survey.keys as f64 * 2.0 / every.as_secs_f64()).max(1.0);
-                pace.set(Rate { blobs: Some(blobs), ..DEFAULT_RATE });
-            }
-        });
     }
 }
 
@@ -420,6 +410,7 @@ async fn perform(
     parts: StoreParts,
     state: Arc<StateFile>,
     task: Task,
+    scrub_every: Option<Duration>,
     control: Control,
 ) -> Result<(), MaintenanceError> {
     let grace = parts.options.grace;
@@ -446,5 +437,10 @@ async fn perform(
     };
     control.progress.begin("reading the index", 0);
     let survey = Survey::of(&parts.index.handle(), &parts.placer).await?;
+    if let (Origin::Scheduled, Some(every)) = (scrub.origin, scrub_every) {
+        // It takes about half of the time until the next one, instead of a burst.
+        let blobs = (survey.keys as f64 * 2.0 / every.as_secs_f64()).max(1.0);
+        control.pace.set(Rate { blobs: Some(blobs), ..DEFAULT_RATE });
+    }
     scrub::run(parts, scrub, state, survey.keys, control).await
 }

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 /// core, and all of an idle one.
 const NICE: i32 = 10;
 
-/// On Linux this is about the calling thread alone.
+/// On Linux this is about the calling thread, and the threads that it begins from then on.
 pub(super) fn yield_to_clients() {
     if let Err(err) = rustix::process::nice(NICE) {
         log::debug!("a job can't stand back: {err}");
@@ -59,9 +59,6 @@ where
         let (parts, work) = (parts.clone(), work.clone());
         let (ended, end) = oneshot::channel();
         let run = move || {
-            if effort == Effort::BesideClients {
-                yield_to_clients();
-            }
             let done = actix_rt::System::new().block_on(async { work(&parts.store()).await });
             drop(ended.send(done));
         };

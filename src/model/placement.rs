@@ -34,12 +34,7 @@ impl Placer {
     /// What the operator wants of a volume.
     pub fn mode_of(&self, volume: &Volume) -> VolumeMode {
         let index = self.volumes.iter().position(|other| other == volume);
-        index.map_or(VolumeMode::Alive, |index| match self.modes[index].load(Ordering::Relaxed) {
-            1 => VolumeMode::Readonly,
-            2 => VolumeMode::Drain,
-            3 => VolumeMode::Down,
-            _ => VolumeMode::Alive,
-        })
+        index.map_or(VolumeMode::Alive, |index| VolumeMode::of(self.modes[index].load(Ordering::Relaxed)))
     }
 
     /// Sets what the operator wants of a volume; whether it is one of ours.

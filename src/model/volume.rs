@@ -63,6 +63,11 @@ impl VolumeMode {
         (VolumeMode::Down, "down"),
     ];
 
+    /// The mode of a discriminant that came from one.
+    pub(super) fn of(number: u8) -> VolumeMode {
+        VolumeMode::ALL[usize::from(number)].0
+    }
+
     /// Whether blobs belong on such a volume.
     pub fn keeps_blobs(self) -> bool {
         matches!(self, VolumeMode::Alive | VolumeMode::Readonly)

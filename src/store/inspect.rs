@@ -42,8 +42,6 @@ pub enum Fault {
 pub struct Inspection {
     /// What is wrong; empty if nothing is.
     pub faults: Vec<Fault>,
-    /// Replicas that were looked at.
-    pub replicas: u64,
     /// Bytes that were read.
     pub bytes: u64,
     /// The MD5 that all replicas have and that the record doesn't tell.
@@ -118,7 +116,7 @@ impl Store {
             Verdict::Right(content) if record.md5.is_none() && faults.is_empty() => content.md5,
             _ => None,
         };
-        Inspection { faults, replicas: record.replicas.len() as u64, bytes, new_md5 }
+        Inspection { faults, bytes, new_md5 }
     }
 
     /// As [`Store::inspect`], with the key held, so that what is found is so. Nothing if there is no record any more;

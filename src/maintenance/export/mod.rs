@@ -8,7 +8,7 @@ mod destination;
 mod name;
 
 use super::rebuild::decide::{Decision, Seen, Sighting, Version, decide};
-use super::rebuild::walk::{Tree, Walker};
+use super::rebuild::walk::{Tree, Walker, by_folder};
 use crate::maintenance::Progress;
 use crate::model::{Key, Md5, Replica, State, Volume, path_of};
 use crate::volume::{ClusterId, Health, Timeouts, VolumeClient, VolumeError};
@@ -153,11 +153,7 @@ pub fn run(request: &ExportRequest, progress: &Progress) -> Result<Exported, Exp
     };
     progress.begin("looking at the volumes", 0);
     let trees = actix_rt::System::new().block_on(shared.look())?;
-    let mut folders = BTreeMap::<&str, Vec<&Replica>>::new();
-    for tree in &trees {
-        tree.folders.iter().for_each(|name| folders.entry(name).or_default().push(&tree.replica));
-    }
-    let folders: Vec<(&str, Vec<&Replica>)> = folders.into_iter().collect();
+    let folders = by_folder(&trees);
     progress.begin("copying", folders.len() as u64);
     std::thread::scope(|scope| {
         let threads = std::thread::available_parallelism().map_or(2, usize::from);

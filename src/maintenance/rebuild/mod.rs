@@ -13,14 +13,13 @@ use crate::model::{Key, Md5, Placer, Replica, Volume, path_of};
 use crate::volume::{ClusterId, Health, Timeouts, VolumeClient, VolumeError};
 use decide::{Content, Decision, Seen, Sighting, Version, decide, record};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use thiserror::Error;
 use tokio::sync::mpsc;
-use walk::{Tree, Walker};
+use walk::{Tree, Walker, by_folder};
 
 /// Folders that one thread works on at the same time: enough that it never waits for one volume.
 const FOLDERS_AT_ONCE: usize = 8;
@@ -105,11 +104,7 @@ pub fn run(
     let shared = Shared { request, progress, health, stop, next: AtomicUsize::new(0) };
     progress.begin("looking at the volumes", 0);
     let (cluster, trees) = actix_rt::System::new().block_on(shared.look())?;
-    let mut folders = BTreeMap::<&str, Vec<&Replica>>::new();
-    for tree in &trees {
-        tree.folders.iter().for_each(|name| folders.entry(name).or_default().push(&tree.replica));
-    }
-    let folders: Vec<(&str, Vec<&Replica>)> = folders.into_iter().collect();
+    let folders = by_folder(&trees);
     progress.begin("reading the volumes", folders.len() as u64);
     let (sender, receiver) = mpsc::channel(BATCHES_WAITING);
     std::thread::scope(|scope| {

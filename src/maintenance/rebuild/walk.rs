@@ -294,6 +294,15 @@ impl<'a> Walker<'a> {
     }
 }
 
+/// The folders of the first level, each with the trees that have it: what threads take one after another.
+pub(in crate::maintenance) fn by_folder(trees: &[Tree]) -> Vec<(&str, Vec<&Replica>)> {
+    let mut folders = BTreeMap::<&str, Vec<&Replica>>::new();
+    for tree in trees {
+        tree.folders.iter().for_each(|name| folders.entry(name).or_default().push(&tree.replica));
+    }
+    folders.into_iter().collect()
+}
+
 /// Makes a request up to [`TRIES`] times while the volume gives no answer.
 async fn again<T, F>(request: impl Fn() -> F) -> Result<T, VolumeError>
 where

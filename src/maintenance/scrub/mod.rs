@@ -74,7 +74,6 @@ struct Scrub {
     request: ScrubRequest,
     state: Arc<StateFile>,
     control: Control,
-    begun_us: u64,
     position: Position,
     /// Volumes about which something was found, or which could not be read.
     unclean: Mutex<BTreeSet<Volume>>,
@@ -107,8 +106,7 @@ pub async fn run(
     control: Control,
 ) -> Result<(), MaintenanceError> {
     let position = Position::new(request.origin, &state);
-    let begun_us = position.begun_us();
-    let scrub = Scrub { parts, request, state, control, begun_us, position, unclean: Mutex::default() };
+    let scrub = Scrub { parts, request, state, control, position, unclean: Mutex::default() };
     Arc::new(scrub).run(keys).await
 }
 
@@ -264,10 +262,10 @@ impl Scrub {
     }
 
     fn keep_summary(&self) -> Result<(), MaintenanceError> {
-        let status = self.control.progress.status();
+        let (status, begun_us) = (self.control.progress.status(), self.position.begun_us());
         let contents = self.request.depth == Depth::Contents;
         let summary = ScrubSummary {
-            begun_us: self.begun_us,
+            begun_us,
             ended_us: now_us(),
             contents,
             keys: status.keys,
@@ -282,8 +280,8 @@ impl Scrub {
             now.scrub_at = None;
             for volume in clean {
                 let known: &mut Clean = now.clean.entry(volume.to_string()).or_default();
-                known.sizes_us = self.begun_us;
-                known.contents_us = if contents { self.begun_us } else { known.contents_us };
+                known.sizes_us = begun_us;
+                known.contents_us = if contents { begun_us } else { known.contents_us };
             }
         })?)
     }

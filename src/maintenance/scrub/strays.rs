@@ -7,13 +7,13 @@
 use super::{RepairRequest, Scrub, fatal_or_not, patiently};
 use crate::index::{Ending, IndexError, Reservation, Verb, now_us};
 use crate::maintenance::rebuild::decide::{Decision, Sighting, decide};
-use crate::maintenance::rebuild::walk::{Tree, Walker};
+use crate::maintenance::rebuild::walk::{Walker, by_folder};
 use crate::maintenance::{Finding, Kind};
 use crate::model::{File, Key, PlacedFile, Record, Replica, State, Volume, VolumeMode, path_of};
 use crate::store::{Store, StoreError};
 use crate::volume::VolumeError;
 use futures_util::stream::{self, StreamExt};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -101,7 +101,7 @@ pub(super) async fn find_all(scrub: &Arc<Scrub>) -> Result<(), IndexError> {
 /// The folders of all volumes by their first level, and the volumes that could not be read.
 async fn folders(scrub: &Scrub) -> (Vec<(String, Vec<Replica>)>, BTreeSet<Volume>) {
     let walker = walker(scrub);
-    let mut folders = BTreeMap::<String, Vec<Replica>>::new();
+    let mut trees = Vec::new();
     let mut away = BTreeSet::new();
     for volume in scrub.parts.placer.volumes() {
         if scrub.parts.placer.mode_of(volume) == VolumeMode::Down {
@@ -109,18 +109,16 @@ async fn folders(scrub: &Scrub) -> (Vec<(String, Vec<Replica>)>, BTreeSet<Volume
             continue;
         }
         match walker.trees(volume).await {
-            Ok(trees) => {
-                for Tree { replica, folders: names } in trees {
-                    names.into_iter().for_each(|name| folders.entry(name).or_default().push(replica.clone()));
-                }
-            }
+            Ok(found) => trees.extend(found),
             Err(err) => {
                 away.insert(volume.clone());
                 scrub.report(Finding::new(Kind::Unreachable, None, Some(&volume.root()), err));
             }
         }
     }
-    (folders.into_iter().collect(), away)
+    let owned =
+        |(name, trees): (&str, Vec<&Replica>)| (name.to_owned(), trees.into_iter().cloned().collect());
+    (by_folder(&trees).into_iter().map(owned).collect(), away)
 }
 
 fn walker(scrub: &Scrub) -> Walker<'_> {
