@@ -9,15 +9,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Administered, Master, PortLease, Volume, addresses, entries_of, eventually, http, wait_for,
+    Administered, Master, PortLease, Volume, addresses, entries_of, eventually, http, placer, volumes,
+    wait_for,
 };
 use minikeyvalue::api::admin::ROUTES;
-use minikeyvalue::model::{Key, Placer, Record};
-
-fn volumes(count: usize) -> Vec<Volume> {
-    let starts: Vec<_> = (0..count).map(|_| std::thread::spawn(Volume::start)).collect();
-    starts.into_iter().map(|start| start.join().expect("it started")).collect()
-}
+use minikeyvalue::model::{Key, Record};
 
 const FAST: &str = r#"{"rate":"unlimited"}"#;
 
@@ -372,8 +368,7 @@ fn a_scrub_begins_by_itself_and_goes_on_after_a_restart() {
     };
     assert_eq!(scrubbed(&master)["contents"], true);
     assert!(master.master.stop().success());
-    let mut path = master.db().as_os_str().to_owned();
-    path.push(".state");
+    let path = master.state_file();
     let mut state: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     state["scrub_at"] = json!({ "begun_us": 5, "key": "/3" });
     state["last_scrub"] = Value::Null;
@@ -417,8 +412,7 @@ fn the_command_line_shows_how_a_server_is() {
 
 /// What became of the records of a stopped master, as far as their places go.
 fn unbalanced(master: &Master, volumes: &[Volume]) -> usize {
-    let list = volumes.iter().map(|volume| volume.addr().parse().expect("a volume")).collect();
-    let placer = Placer::new(list, 3, 10);
+    let placer = placer(volumes, 3);
     let records = entries_of(master.db()).into_iter().filter(|(key, _)| key.starts_with(b"/"));
     let away = records.filter(|(key, value)| {
         let record = Record::parse(value).expect("a record");

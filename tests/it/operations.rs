@@ -3,7 +3,9 @@
 
 use std::process::Command;
 
-use crate::harness::{Administered, Master, Mounts, TempDir, Volume, addresses, eventually, repository};
+use crate::harness::{
+    Administered, Master, Mounts, TempDir, Volume, addresses, eventually, repository, volumes,
+};
 
 const KEYS: usize = 60;
 
@@ -19,10 +21,6 @@ fn fill(master: &Master, keys: std::ops::Range<usize>) {
 fn check(master: &Master, keys: usize) {
     (0..keys)
         .for_each(|number| assert_eq!(master.fetch(&format!("/{number}")), (200, body(number)), "/{number}"));
-}
-
-fn volumes(count: usize) -> Vec<Volume> {
-    (0..count).map(|_| Volume::start()).collect()
 }
 
 /// Files of a volume that are no blob's don't count.

@@ -8,13 +8,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use minikeyvalue::model::{File, Key, Placer, Record, path_of};
 
-use crate::harness::{GoCluster, Master, Mounts, TempDir, Volume, addresses, entries_of, eventually};
-
-/// Volumes that are there, though the first master doesn't know all of them.
-fn volumes(count: usize) -> Vec<Volume> {
-    let starts: Vec<_> = (0..count).map(|_| std::thread::spawn(Volume::start)).collect();
-    starts.into_iter().map(|start| start.join().expect("it started")).collect()
-}
+use crate::harness::{
+    GoCluster, Master, Mounts, TempDir, Volume, addresses, entries_of, eventually, placer, volumes,
+};
 
 /// A master over the first `known` of `volumes`, stopped after `fill`, and one over all of them on its index, not started.
 fn grown(volumes: &[Volume], known: usize, fill: impl FnOnce(&Master)) -> (Master, Master) {
@@ -92,8 +88,7 @@ fn files_of(volumes: &[Volume]) -> BTreeSet<String> {
 /// records, as they are but for their places.
 #[track_caller]
 fn check_home(master: &Master, volumes: &[Volume], known: usize) -> BTreeMap<Key, Record> {
-    let list = volumes[..known].iter().map(|volume| volume.addr().parse().expect("a volume")).collect();
-    let placer = Placer::new(list, 3, 10);
+    let placer = placer(&volumes[..known], 3);
     let (mut needed, mut allowed) = (BTreeSet::new(), BTreeSet::new());
     let mut records = BTreeMap::new();
     for (key, value) in entries_of(master.db()).into_iter().filter(|(key, _)| key.starts_with(b"/")) {

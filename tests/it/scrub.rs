@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use minikeyvalue::model::{File, Key, Md5, Placer, Record, Replica, State, path_of};
+use minikeyvalue::model::{File, Key, Md5, Record, Replica, State, path_of};
 
-use crate::harness::{Cluster, Master, Volume, addresses, entries_of, eventually};
+use crate::harness::{Cluster, Master, Volume, addresses, entries_of, eventually, placer};
 
 /// What a scrub said, one finding for each line: kind, key and volume.
 type Findings = Vec<(String, String, String)>;
@@ -29,7 +29,7 @@ fn findings(master: &Master, words: &[&str]) -> (Findings, Findings) {
     (left, mended)
 }
 
-/// The same without what no key is about, which is not to be compared.
+/// How many there are of each kind.
 fn kinds(findings: &Findings) -> BTreeMap<String, usize> {
     let mut kinds = BTreeMap::new();
     findings.iter().for_each(|(kind, ..)| *kinds.entry(kind.clone()).or_default() += 1);
@@ -73,9 +73,7 @@ fn write(path: &Path, content: &[u8]) {
 }
 
 fn state_of(master: &Master) -> serde_json::Value {
-    let mut path = master.db().as_os_str().to_owned();
-    path.push(".state");
-    serde_json::from_slice(&fs::read(path).expect("it is there")).expect("it is JSON")
+    serde_json::from_slice(&fs::read(master.state_file()).expect("it is there")).expect("it is JSON")
 }
 
 const DAYS: Duration = Duration::from_secs(3 * 24 * 60 * 60);
@@ -132,7 +130,7 @@ fn every_kind_of_damage_is_found_and_what_has_a_good_copy_is_mended() {
     // A volume that was away when the key was written again, and what else may lie about.
     let replaced = record_of(master, "/replaced").replicas[0].clone();
     write(&file_at(volumes, &replaced, "/replaced", File::Blob(None)), b"an old version");
-    let stranger = Placer::new(volumes.iter().map(|volume| volume.addr().parse().unwrap()).collect(), 1, 10);
+    let stranger = placer(volumes, 1);
     let orphan = stranger.placement(b"/orphan")[0].clone();
     write(&file_at(volumes, &orphan, "/orphan", File::Blob(None)), b"nobody knows it");
     write(&file_at(volumes, &orphan, "/orphan", File::Sidecar), br#"{"state":"live","state_time":1}"#);
@@ -197,8 +195,7 @@ fn with_orphans(blobs: usize, orphans: &[(&str, Duration)]) -> Cluster {
     let mut cluster = Cluster::start();
     (0..blobs).for_each(|number| cluster.master.put(&format!("/{number}"), b"some content"));
     assert!(cluster.master.stop().success());
-    let places =
-        Placer::new(cluster.volumes.iter().map(|volume| volume.addr().parse().unwrap()).collect(), 1, 10);
+    let places = placer(&cluster.volumes, 1);
     for (key, old) in orphans {
         let path = file_at(&cluster.volumes, &places.placement(key.as_bytes())[0], key, File::Blob(None));
         write(&path, b"nobody knows it");
@@ -210,12 +207,10 @@ fn with_orphans(blobs: usize, orphans: &[(&str, Duration)]) -> Cluster {
 /// The index is as old as it must be to know what is older than a day.
 fn make_the_index_old(master: &Master) {
     findings(master, &["scrub", "--quick"]);
-    let mut path = master.db().as_os_str().to_owned();
-    path.push(".state");
     let mut state = state_of(master);
     let since_us = state["index"]["since_us"].as_u64().expect("it is known");
     state["index"]["since_us"] = (since_us - 10 * 86_400_000_000).into();
-    fs::write(path, state.to_string()).unwrap();
+    fs::write(master.state_file(), state.to_string()).unwrap();
 }
 
 #[test]
@@ -292,7 +287,7 @@ fn the_last_replica_is_taken_back_wherever_it_lies() {
     keys.iter().for_each(|key| cluster.master.put(key, key.as_bytes()));
     assert!(cluster.master.stop().success());
     let (master, volumes) = (&cluster.master, &cluster.volumes);
-    let placer = Placer::new(volumes.iter().map(|volume| volume.addr().parse().unwrap()).collect(), 3, 10);
+    let placer = placer(volumes, 3);
     for key in &keys {
         let elsewhere = placer.ranked(key.as_bytes())[4].clone();
         write(&file_at(volumes, &elsewhere, key, File::Blob(None)), key.as_bytes());

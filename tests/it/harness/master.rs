@@ -6,8 +6,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::sys::signal::Signal;
 
+use minikeyvalue::model::Placer;
+
 use super::process::send;
-use super::{Mounts, PortLease, Response, TempDir, Volume, eventually, http, wait_for};
+use super::{Mounts, PortLease, Response, TempDir, Volume, eventually, http, volumes, wait_for};
 
 /// Short enough that tests of slow volumes are quick, long enough for a busy machine.
 const VOLTIMEOUT: &str = "500ms";
@@ -205,6 +207,13 @@ impl Master {
         });
     }
 
+    /// Where the server remembers what is not in the index.
+    pub fn state_file(&self) -> PathBuf {
+        let mut path = self.db().as_os_str().to_owned();
+        path.push(".state");
+        path.into()
+    }
+
     /// Runs a job on the index and the volumes of this master, with its flags, to its end; the exit status and
     /// everything it said.
     #[track_caller]
@@ -277,9 +286,7 @@ impl Cluster {
     /// `count` volumes, and a master with what `flags` adds.
     #[track_caller]
     pub fn of(count: usize, flags: impl FnOnce(MasterBuilder) -> MasterBuilder) -> Self {
-        let starts: Vec<_> = (0..count).map(|_| std::thread::spawn(Volume::start)).collect();
-        let volumes: Vec<Volume> =
-            starts.into_iter().map(|start| start.join().expect("it started")).collect();
+        let volumes = volumes(count);
         let master = flags(Master::builder(&addresses(&volumes))).start();
         Self { master, volumes }
     }
@@ -298,6 +305,11 @@ impl Cluster {
         let volume = self.volumes.iter_mut().find(|volume| replica.starts_with(&volume.addr()));
         volume.expect("the replica is on one of the volumes")
     }
+}
+
+/// Where `replicas` copies of a key belong on `volumes`, with the server's default of ten subvolumes.
+pub fn placer(volumes: &[Volume], replicas: usize) -> Placer {
+    Placer::new(volumes.iter().map(|volume| volume.addr().parse().expect("a volume")).collect(), replicas, 10)
 }
 
 /// As `--volumes` wants them.

@@ -21,13 +21,13 @@ pub use admin::Administered;
 pub use fixture::{ExpectedBlob, GoCluster};
 pub use http::{Response, get, http, raw, try_http};
 pub use index::{entries_of, lines_of};
-pub use master::{Cluster, Master, MasterBuilder, addresses};
+pub use master::{Cluster, Master, MasterBuilder, addresses, placer};
 pub use mounts::Mounts;
 pub use ports::PortLease;
 pub use process::{children, is_gone, send};
 pub use stub::TcpStub;
 pub use temp_dir::TempDir;
-pub use volume::{Volume, VolumeBuilder, files_below};
+pub use volume::{Volume, VolumeBuilder, files_below, volumes};
 pub use wait::{PATIENCE, eventually, wait_for};
 
 use std::path::PathBuf;

@@ -301,6 +301,12 @@ impl Drop for Volume {
     }
 }
 
+/// So many volumes, started at the same time.
+pub fn volumes(count: usize) -> Vec<Volume> {
+    let starts: Vec<_> = (0..count).map(|_| std::thread::spawn(Volume::start)).collect();
+    starts.into_iter().map(|start| start.join().expect("it started")).collect()
+}
+
 /// All files below `dir`, as sorted relative paths, without the `.mkv` folders.
 pub fn files_below(dir: &Path) -> Vec<String> {
     let mut files = Vec::new();
