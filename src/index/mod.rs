@@ -18,7 +18,6 @@ mod tests;
 use crate::model::{File, Intent, Key, PlacedFile, Record, RecordError, Replica};
 pub use actor::{files_of_record, founding_entries, now_us};
 pub use grammar::fault_of;
-use leveldb::STACK_BYTES;
 use lookups::Lookups;
 use message::Message;
 pub use message::{Listing, Page, PageRequest, Records, Verb};
@@ -112,7 +111,6 @@ impl IndexServer {
         };
         let thread = std::thread::Builder::new()
             .name("index".into())
-            .stack_size(STACK_BYTES)
             .spawn(run)
             .expect("the system has room for one more thread at start");
         opened.recv().expect("the index thread answers before it ends")?;

@@ -6,7 +6,7 @@
 pub(super) mod decide;
 pub(super) mod walk;
 
-use crate::index::leveldb::{self, Replacement, STACK_BYTES};
+use crate::index::leveldb::{self, Replacement};
 use crate::index::{founding_entries, table};
 use crate::maintenance::Progress;
 use crate::model::{Key, Md5, Placer, Replica, Volume, path_of};
@@ -110,10 +110,7 @@ pub fn run(
     std::thread::scope(|scope| {
         let (opened, open) = std::sync::mpsc::sync_channel(1);
         let write = move || write(request, cluster, receiver, opened);
-        let writer = std::thread::Builder::new()
-            .name("index".into())
-            .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, write)?;
+        let writer = std::thread::Builder::new().name("index".into()).spawn_scoped(scope, write)?;
         // Before the long walk: an index that is in use ends the job at once. A writer that ended says why below.
         let _ = open.recv();
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
