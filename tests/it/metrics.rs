@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
 use crate::harness::{Administered, Master, Volume, addresses, eventually, http, placer, volumes, wait_for};
@@ -286,6 +287,19 @@ fn what_clients_do_is_counted_exactly() {
     assert_eq!(after.get("mkv_spilled_writes_total"), 0.0);
     assert_eq!(after.get("mkv_replicas_wanted"), 3.0);
     assert_eq!(after.get(&format!("mkv_build_info{{version={:?}}}", env!("CARGO_PKG_VERSION"))), 1.0);
+}
+
+#[test]
+fn a_request_is_in_flight_until_its_client_goes_away() {
+    let volumes = volumes(3);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    let mut client = TcpStream::connect(master.addr()).expect("it listens");
+    client.write_all(b"PUT /a HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\nhello").expect("it reads");
+    eventually("it is begun", || Scrape::of(&master).get("mkv_requests_in_flight") == 1.0);
+    drop(client);
+    eventually("it is over", || Scrape::of(&master).get("mkv_requests_in_flight") == 0.0);
+    assert_eq!(Scrape::of(&master).get("mkv_received_bytes_total"), 5.0);
+    assert_eq!(master.call("GET", "/a", b"").status, 404);
 }
 
 #[test]
