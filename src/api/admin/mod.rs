@@ -10,7 +10,7 @@ mod jobs;
 mod keys;
 mod volumes;
 
-pub use guard::Guard;
+pub use guard::{Guard, Token};
 
 use crate::maintenance::Maintenance;
 use crate::store::Store;
