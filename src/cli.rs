@@ -402,7 +402,8 @@ impl FromStr for Sync {
 }
 
 impl Arguments {
-    /// Reads a command line, the program's name first, and the file that it names. The error knows whether it is one or the help text.
+    /// Reads a command line, the program's name first, and the file that it names. The error knows whether it is one or
+    /// the help text.
     pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Arguments, structopt::clap::Error> {
         let mut words = words.into_iter();
         let program = words.next();

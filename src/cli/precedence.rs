@@ -101,4 +101,18 @@ mod tests {
         }
         assert_eq!(usage.matches("[env: MKV_").count(), VALUED.len() + BOOLEANS.len());
     }
+
+    #[test]
+    fn every_setting_is_told_of_once_and_stands_in_the_example() {
+        let (manual, example) =
+            (include_str!("../../docs/operations.md"), include_str!("../../deploy/mkv.toml.example"));
+        let (_, table) = manual.split_once("## Configuration").expect("the section is there");
+        let rows: String = table.lines().skip_while(|line| !line.starts_with('|')).take(4).collect();
+        for name in VALUED.iter().chain(&BOOLEANS).filter(|name| **name != "config") {
+            assert_eq!(rows.matches(&format!("`{name}`")).count(), 1, "{name}: {rows}");
+            let is_it = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{name} = "));
+            let is_secret = ["userpass", "admin-token"].contains(name);
+            assert_eq!(example.lines().filter(|line| is_it(line)).count(), usize::from(!is_secret), "{name}");
+        }
+    }
 }

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 /// What is read at the start only: other threads, files and machines have been made from it.
 const AT_START_ONLY: [&str; 11] = [
-    "adopt",
     "admin",
+    "adopt",
     "db",
     "grace",
     "listen",
@@ -58,17 +58,16 @@ impl<F: Fn() -> Result<Config, String>> Reload<F> {
 
     async fn take(&mut self, new: Config) {
         self.tell_of(&new);
-        let store = &self.parts.store;
-        // The index was told of it when it was opened.
-        let grace = self.config.store.grace;
-        store.options.store(Arc::new(StoreOptions { grace, ..new.store.clone() }));
-        store.userpass.set(new.userpass.as_deref());
+        let settings = self.config.settings.replaced_by(&new.settings, &AT_START_ONLY);
+        let store = StoreOptions { grace: self.config.store.grace, ..new.store };
+        self.config = Config { settings, store, ..new };
+        let new = &self.config;
+        self.parts.store.options.store(Arc::new(new.store.clone()));
+        self.parts.store.userpass.set(new.userpass.as_deref());
         self.parts.api.store(Arc::new(new.api.clone()));
         self.token.store(new.admin_token.clone().map(Arc::new));
         self.maintenance.set_schedule(Schedule { scrub_every: new.scrub_every }).await;
         logs::set(new.verbosity);
-        let settings = self.config.settings.replaced_by(&new.settings, &AT_START_ONLY);
-        self.config = Config { settings, store: StoreOptions { grace, ..new.store.clone() }, ..new };
     }
 
     fn tell_of(&self, new: &Config) {
@@ -90,5 +89,19 @@ impl<F: Fn() -> Result<Config, String>> Reload<F> {
             false => info!("the configuration was read again; new: {}", changed.join(", ")),
         }
         new.settings.warn_if_open();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::AT_START_ONLY;
+
+    #[test]
+    fn operators_are_told_the_same() {
+        let text = include_str!("../../docs/operations.md");
+        let row = text.lines().find(|line| line.contains("| need a restart")).expect("the row is there");
+        let mut told: Vec<&str> = row.split('`').skip(1).step_by(2).collect();
+        told.sort_unstable();
+        assert_eq!(told, AT_START_ONLY);
     }
 }

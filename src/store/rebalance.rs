@@ -100,7 +100,8 @@ impl Store {
         if self.is_home(key, &record) {
             return Ok(());
         }
-        let failures = match self.bring_home(key, self.options.load().grace).await {
+        let grace = self.options.load().grace;
+        let failures = match self.bring_home(key, grace).await {
             Ok(moved) if moved.left.is_empty() => return Ok(()),
             Ok(moved) => moved.left.iter().map(Left::to_string).collect(),
             Err(err @ StoreError::Gone { .. }) => vec![err.to_string()],
