@@ -345,6 +345,23 @@ fn sighup_reads_the_files_with_secrets_again() {
 }
 
 #[test]
+fn commands_find_the_server_and_its_token_in_the_same_file() {
+    let cluster = Reloaded::start("userpass = 'me:0ld'\n", |builder, dir| {
+        write(&dir.join("token"), "t0ken-1\n");
+        builder.flag("admin-token-file", dir.join("token").to_string_lossy())
+    });
+    let volume = cluster.volumes[0].addr();
+    let admin = format!("admin = '127.0.0.1:{}'\n", cluster.master.port.port());
+    let with_token = format!("{admin}admin-token-file = '{}'\n", cluster.dir.join("token").display());
+    for (text, code, words) in [(&admin, 1, "a token is needed"), (&with_token, 0, "is alive from now on")] {
+        let file = Configured::with(text);
+        let output = run(&["--config", file.text(), "volume-mode", &volume, "alive"], &[]);
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.code() == Some(code) && said.contains(words), "{said}");
+    }
+}
+
+#[test]
 fn sighup_changes_what_can_change_and_names_what_can_not() {
     let cluster = Reloaded::start("userpass = 'me:0ld'\n", |builder, _| builder);
     let advertised = |public: &str| {
