@@ -10,11 +10,10 @@ use crate::index::leveldb::{self, Replacement};
 use crate::index::{founding_entries, table};
 use crate::maintenance::Progress;
 use crate::model::{Key, Md5, Placer, Replica, Volume, path_of};
-use crate::volume::{ClusterId, Health, Timeouts, VolumeClient, VolumeError};
+use crate::volume::{ClusterId, Credentials, Health, Timeouts, VolumeClient, VolumeError};
 use decide::{Content, Decision, Seen, Sighting, Version, decide, record};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use thiserror::Error;
@@ -177,7 +176,7 @@ fn write(
 impl Shared<'_> {
     fn walker(&self) -> Walker<'_> {
         let volumes = VolumeClient::new(self.request.timeouts, Arc::clone(&self.health));
-        let userpass = self.request.userpass.as_deref().map(Rc::from);
+        let userpass = Credentials::new(self.request.userpass.as_deref());
         Walker::new(volumes.with_credentials(userpass), self.progress)
     }
 
