@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 use structopt::StructOpt;
-use structopt::clap::AppSettings;
+use structopt::clap::{AppSettings, Shell};
 
 /// A distributed key-value store for blobs: one master, stock nginx as volume server.
 #[derive(Debug, Clone, StructOpt)]
@@ -187,6 +187,12 @@ pub enum Command {
         #[structopt(name = "MODE")]
         mode: VolumeMode,
     },
+    /// Store a file under a key
+    Put(PutArguments),
+    /// Fetch the blob of a key; one that was cut off goes on where it was
+    Get(GetArguments),
+    /// Try every volume of --volumes out, without a server, and say in words what is wrong
+    Check(AdminArguments),
     /// Show how a running server is
     Status(AdminArguments),
     /// Show the volumes of a running server
@@ -213,6 +219,12 @@ pub enum Command {
     },
     /// Read the whole index and check every entry (with the server stopped)
     VerifyIndex(JobArguments),
+    /// Print what makes a shell complete mkv's commands and flags
+    Completions {
+        /// bash, zsh or fish
+        #[structopt(name = "SHELL")]
+        shell: CompletedShell,
+    },
 }
 
 /// What can be said to every job.
@@ -229,6 +241,90 @@ pub struct AdminArguments {
     /// Print the answer as JSON
     #[structopt(long)]
     pub json: bool,
+}
+
+/// Which server blobs are sent to and asked for.
+#[derive(Debug, Clone, PartialEq, Eq, StructOpt)]
+pub struct ServerArguments {
+    /// The server; localhost and --port if it isn't given
+    #[structopt(long, env = "MKV_SERVER", hide_env_values = true, value_name = "HOST:PORT")]
+    pub server: Option<Volume>,
+
+    /// KEY is percent-encoded, as ls and scrub show keys
+    #[structopt(short = "e", long)]
+    pub encoded: bool,
+
+    /// Say nothing but what goes wrong
+    #[structopt(short = "q", long)]
+    pub quiet: bool,
+
+    /// Print what was done as JSON
+    #[structopt(long)]
+    pub json: bool,
+}
+
+/// What to store.
+#[derive(Debug, Clone, PartialEq, Eq, StructOpt)]
+pub struct PutArguments {
+    /// For the request.
+    #[structopt(flatten)]
+    pub server: ServerArguments,
+
+    /// Overwrite the blob that the key may have
+    #[structopt(long)]
+    pub replace: bool,
+
+    /// What to store; - reads standard input
+    #[structopt(name = "FILE", parse(from_os_str))]
+    pub file: PathBuf,
+
+    /// Under which key, as people write it: '/videos/ü?.mp4'
+    #[structopt(name = "KEY", parse(from_os_str))]
+    pub key: OsString,
+}
+
+/// What to fetch.
+#[derive(Debug, Clone, PartialEq, Eq, StructOpt)]
+pub struct GetArguments {
+    /// For the request.
+    #[structopt(flatten)]
+    pub server: ServerArguments,
+
+    /// Overwrite FILE if it is there
+    #[structopt(short = "f", long)]
+    pub force: bool,
+
+    /// The key, as people write it: '/videos/ü?.mp4'
+    #[structopt(name = "KEY", parse(from_os_str))]
+    pub key: OsString,
+
+    /// Where it goes: the last part of the key, here, if it isn't given; - writes standard output
+    #[structopt(name = "FILE", parse(from_os_str))]
+    pub file: Option<PathBuf>,
+}
+
+/// A shell that mkv's commands can be completed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompletedShell {
+    /// GNU's.
+    Bash,
+    /// The Z shell.
+    Zsh,
+    /// The friendly one.
+    Fish,
+}
+
+impl FromStr for CompletedShell {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<CompletedShell, String> {
+        match text {
+            "bash" => Ok(CompletedShell::Bash),
+            "zsh" => Ok(CompletedShell::Zsh),
+            "fish" => Ok(CompletedShell::Fish),
+            _ => Err(format!("{text:?} is not bash, zsh or fish")),
+        }
+    }
 }
 
 /// What to do with a job.
@@ -388,6 +484,18 @@ impl Arguments {
         let program = words.next();
         let words = cluster_flags_first(words.map(from_go_spelling));
         Arguments::from_iter_safe(program.into_iter().chain(words))
+    }
+
+    /// What makes `shell` complete commands and flags.
+    pub fn completions(shell: CompletedShell) -> String {
+        let shell = match shell {
+            CompletedShell::Bash => Shell::Bash,
+            CompletedShell::Zsh => Shell::Zsh,
+            CompletedShell::Fish => Shell::Fish,
+        };
+        let mut script = Vec::new();
+        Arguments::clap().gen_completions_to("mkv", shell, &mut script);
+        String::from_utf8_lossy(&script).into_owned()
     }
 
     /// The text that `--help` shows.

@@ -51,7 +51,7 @@ pub enum ConfigError {
     #[error(transparent)]
     Volume(#[from] crate::model::VolumeError),
     /// No volume at all, where there is no number of replicas to miss.
-    #[error("--volumes is missing: say what to read, as --volumes /srv/volume1,host:3001")]
+    #[error("--volumes is missing: say which, as --volumes host:3001,host:3002")]
     NoVolumes,
     /// Not the beginning of a key.
     #[error("KEY-PREFIX: {0}")]
@@ -137,6 +137,12 @@ impl Config {
     pub fn sources(arguments: &Arguments) -> Result<Vec<Volume>, ConfigError> {
         let parse = |name: &str| Volume::in_directory(name).map_or_else(|| Ok(name.parse()?), Ok);
         let volumes = names(arguments).map(parse).collect::<Result<Vec<Volume>, ConfigError>>()?;
+        if volumes.is_empty() { Err(ConfigError::NoVolumes) } else { each_once(volumes) }
+    }
+
+    /// The volumes alone, at least one.
+    pub fn volumes(arguments: &Arguments) -> Result<Vec<Volume>, ConfigError> {
+        let volumes = names(arguments).map(str::parse).collect::<Result<Vec<Volume>, _>>()?;
         if volumes.is_empty() { Err(ConfigError::NoVolumes) } else { each_once(volumes) }
     }
 

@@ -2,7 +2,7 @@
 //! the volume server on every machine.
 //!
 //! Dependencies point one way, and a test keeps it so:
-//! `main → cli, config, job, remote, server, up → api → maintenance → store → index, volume → model`.
+//! `main → check, cli, client, config, job, remote, server, up → api → maintenance → store → index, volume → model`.
 //!
 //! - [`model`]: keys, paths, placement, records; pure.
 //! - [`index`]: the actor that owns the LevelDB handle and the keys' locks.
@@ -10,10 +10,13 @@
 //! - [`store`]: the use cases, free of HTTP.
 //! - [`maintenance`]: rebuild, rebalance, scrub, repair, drain, verify-index; the actor that runs them in a server.
 //! - [`api`]: requests and status codes.
-//! - [`server`], [`up`], [`job`], [`remote`]: putting it together; [`shown`]: what a person sees of a job; [`config`] and [`cli`]: what was asked for.
+//! - [`client`]: put and get for people; [`check`]: volumes tried out.
+//! - [`server`], [`up`], [`job`], [`remote`]: putting it together; [`shown`]: what a person sees; [`config`] and [`cli`]: what was asked for.
 
 pub mod api;
+pub mod check;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod index;
 pub mod job;

@@ -1,11 +1,15 @@
 //! The `mkv` program: reads the command line, sets up logging, and runs the command.
 
+use minikeyvalue::check::{self, CheckError};
 use minikeyvalue::cli::{Arguments, Command};
+use minikeyvalue::client::{self, ClientError};
 use minikeyvalue::config::{Config, ConfigError};
 use minikeyvalue::job::{self, JobError};
 use minikeyvalue::model::VolumeMode;
 use minikeyvalue::server::{self, ServerError};
+use minikeyvalue::shown::printable;
 use minikeyvalue::up::{self, UpError};
+use std::io::Write;
 use std::process::ExitCode;
 use structopt::clap::ErrorKind;
 use thiserror::Error;
@@ -20,6 +24,10 @@ enum Failure {
     Up(#[from] UpError),
     #[error(transparent)]
     Job(#[from] JobError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Check(#[from] CheckError),
 }
 
 /// The command line asks for what can't be.
@@ -37,14 +45,21 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_REFUSED);
         }
     };
-    start_logging(arguments.verbose);
+    start_logging(&arguments);
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("mkv: {failure}");
+            eprintln!("mkv: {}", printable(&failure.to_string()));
             match failure {
-                Failure::Config(_) | Failure::Job(JobError::Config(_)) => ExitCode::from(EXIT_REFUSED),
-                Failure::Server(_) | Failure::Up(_) | Failure::Job(_) => ExitCode::FAILURE,
+                Failure::Config(_)
+                | Failure::Job(JobError::Config(_))
+                | Failure::Check(CheckError::Config(_))
+                | Failure::Client(ClientError::Config(_)) => ExitCode::from(EXIT_REFUSED),
+                Failure::Server(_)
+                | Failure::Up(_)
+                | Failure::Job(_)
+                | Failure::Client(_)
+                | Failure::Check(_) => ExitCode::FAILURE,
             }
         }
     }
@@ -63,17 +78,31 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Some(Command::Drain(flags)) => job::drain(arguments, flags)?,
         Some(Command::Undrain { volume }) => job::set_mode(arguments, volume, VolumeMode::Alive)?,
         Some(Command::VolumeMode { volume, mode }) => job::set_mode(arguments, volume, *mode)?,
+        Some(Command::Put(flags)) => client::put(arguments, flags)?,
+        Some(Command::Get(flags)) => client::get(arguments, flags)?,
+        Some(Command::Check(flags)) => check::run(arguments, flags)?,
         Some(Command::Status(flags)) => job::ask(arguments, |remote| remote.status(flags))?,
         Some(Command::Volumes(flags)) => job::ask(arguments, |remote| remote.volumes(flags))?,
         Some(Command::Jobs { flags, command }) => job::ask(arguments, |remote| remote.jobs(command, flags))?,
         Some(Command::Ls { prefix, flags }) => job::ask(arguments, |remote| remote.ls(prefix, flags))?,
         Some(Command::VerifyIndex(flags)) => job::verify_index(arguments, flags)?,
+        Some(Command::Completions { shell }) => print!("{}", Arguments::completions(*shell)),
     }
     Ok(())
 }
 
-/// `RUST_LOG` wins over `-v`, which logs every request.
-fn start_logging(verbose: bool) {
-    let default = if verbose { "info,minikeyvalue=debug" } else { "info,actix_server=warn" };
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default)).init();
+/// `RUST_LOG` wins over `-v`, which logs every request. What is logged can hold what volumes have answered.
+fn start_logging(arguments: &Arguments) {
+    let default = match &arguments.command {
+        // They say in words what they find.
+        Some(Command::Check(_) | Command::Put(_) | Command::Get(_)) => "off",
+        _ if arguments.verbose => "info,minikeyvalue=debug",
+        _ => "info,actix_server=warn",
+    };
+    let mut builder = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default));
+    builder.format(|out, record| {
+        let (time, level, target) = (out.timestamp(), record.level(), record.target());
+        writeln!(out, "[{time} {level:<5} {target}] {}", printable(&record.args().to_string()))
+    });
+    builder.init();
 }

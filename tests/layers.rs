@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with the modules of this crate that it may name.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 15] = [
     ("model", &[]),
     ("index", &["model"]),
     ("volume", &["model"]),
@@ -14,6 +14,8 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("cli", &["maintenance", "store", "model"]),
     ("config", &["cli", "api", "store", "model"]),
     ("shown", &["maintenance"]),
+    ("client", &["cli", "config", "shown", "model"]),
+    ("check", &["cli", "config", "shown", "volume", "model"]),
     ("remote", &["cli", "shown", "maintenance"]),
     ("job", &["remote", "shown", "cli", "config", "maintenance", "store", "index", "volume", "model"]),
     ("server", &["cli", "config", "api", "maintenance", "store", "index", "volume", "model"]),
