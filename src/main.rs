@@ -1,7 +1,7 @@
 //! The `mkv` program: reads the command line, sets up logging, and runs the command.
 
 use minikeyvalue::check::{self, CheckError};
-use minikeyvalue::cli::{Arguments, Command};
+use minikeyvalue::cli::{Arguments, Command, UndrainArguments, VolumeModeArguments};
 use minikeyvalue::client::{self, ClientError};
 use minikeyvalue::config::{Config, ConfigError};
 use minikeyvalue::job::{self, JobError};
@@ -76,15 +76,19 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Some(Command::Scrub(flags)) => job::scrub(arguments, flags)?,
         Some(Command::Repair(flags)) => job::repair(arguments, flags)?,
         Some(Command::Drain(flags)) => job::drain(arguments, flags)?,
-        Some(Command::Undrain { volume }) => job::set_mode(arguments, volume, VolumeMode::Alive)?,
-        Some(Command::VolumeMode { volume, mode }) => job::set_mode(arguments, volume, *mode)?,
+        Some(Command::Undrain(UndrainArguments { flags, volume })) => {
+            job::set_mode(arguments, volume, VolumeMode::Alive, flags)?;
+        }
+        Some(Command::VolumeMode(VolumeModeArguments { flags, volume, mode })) => {
+            job::set_mode(arguments, volume, *mode, flags)?;
+        }
         Some(Command::Put(flags)) => client::put(arguments, flags)?,
         Some(Command::Get(flags)) => client::get(arguments, flags)?,
         Some(Command::Check(flags)) => check::run(arguments, flags)?,
         Some(Command::Status(flags)) => job::ask(arguments, |remote| remote.status(flags))?,
         Some(Command::Volumes(flags)) => job::ask(arguments, |remote| remote.volumes(flags))?,
-        Some(Command::Jobs { flags, command }) => job::ask(arguments, |remote| remote.jobs(command, flags))?,
-        Some(Command::Ls { prefix, flags }) => job::ask(arguments, |remote| remote.ls(prefix, flags))?,
+        Some(Command::Jobs(flags)) => job::ask(arguments, |remote| remote.jobs(flags))?,
+        Some(Command::Ls(flags)) => job::ask(arguments, |remote| remote.ls(flags))?,
         Some(Command::VerifyIndex(flags)) => job::verify_index(arguments, flags)?,
         Some(Command::Completions { shell }) => print!("{}", Arguments::completions(*shell)),
     }

@@ -71,7 +71,7 @@ impl Shown {
 
 /// How far a job is, in one line.
 pub fn line(status: &Status) -> String {
-    let mut text = format!("{}, {} keys", status.phase, status.keys);
+    let mut text = format!("{}, {} keys", printable(&status.phase), status.keys);
     if status.total > 0 {
         text += &format!(", {} of {}", status.done, status.total);
     }

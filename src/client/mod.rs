@@ -4,6 +4,7 @@
 
 mod answer;
 mod draft;
+mod early;
 mod get;
 mod locate;
 mod put;
@@ -16,6 +17,7 @@ use crate::config::{Config, ConfigError};
 use crate::model::{Key, KeyError};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use early::{EarlyAnswers, Refused};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -23,6 +25,8 @@ use std::time::Duration;
 use thiserror::Error;
 use ureq::Agent;
 use ureq::http::{Method, Request, Response, header};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector, DefaultConnector};
 
 /// Patience is this many times `--voltimeout`, as for the server's own writes.
 const PATIENCE: u32 = 10;
@@ -101,6 +105,8 @@ struct Client {
     agent: Agent,
     server: String,
     authorization: Option<String>,
+    /// Whether the server has answered in the middle of a body.
+    refused: Refused,
 }
 
 impl Client {
@@ -127,7 +133,10 @@ impl Client {
             Some(server) => server.to_string(),
             None => format!("localhost:{}", arguments.port),
         };
-        Ok(Client { agent: config.build().into(), server, authorization })
+        let refused = Refused::default();
+        let connector = DefaultConnector::default().chain(EarlyAnswers(refused.clone()));
+        let agent = Agent::with_parts(config.build(), connector, DefaultResolver::default());
+        Ok(Client { agent, server, authorization, refused })
     }
 
     /// A request to the server about `key`.

@@ -1,6 +1,7 @@
 //! Sends a file, reading it once.
 
 use super::answer::{header, refusal};
+use super::early::Refused;
 use super::{Client, ClientError, Patience, key_of};
 use crate::cli::{Arguments, PutArguments};
 use crate::model::Md5;
@@ -32,7 +33,15 @@ pub fn put(arguments: &Arguments, flags: &PutArguments) -> Result<(), ClientErro
         }
     }
     let transfer = Transfer::new(&key.to_string(), length, flags.server.quiet);
-    let mut body = Counted { file, digest: md5::Context::new(), done: 0, failed: None, transfer };
+    let mut body = Counted {
+        file,
+        length,
+        digest: md5::Context::new(),
+        done: 0,
+        failed: None,
+        refused: client.refused.clone(),
+        transfer,
+    };
     let mut request = client.request(if flags.replace { "REPLACE" } else { "PUT" }, &key);
     if let Some(length) = length {
         request = request.header(CONTENT_LENGTH, length);
@@ -83,14 +92,20 @@ fn open(path: &Path) -> Result<(Box<dyn Read>, Option<u64>), ClientError> {
 struct Counted {
     file: Box<dyn Read>,
     digest: md5::Context,
+    length: Option<u64>,
     done: u64,
     /// What reading failed with, to be told from a failing connection.
     failed: Option<String>,
+    refused: Refused,
     transfer: Transfer,
 }
 
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.refused.is_set() {
+            // Goes nowhere; but ureq wants all that was announced before it reads the answer.
+            return Ok(if self.length.is_some() { buffer.len() } else { 0 });
+        }
         let size = self.file.read(buffer).inspect_err(|err| self.failed = Some(err.to_string()))?;
         self.digest.consume(&buffer[..size]);
         self.done += size as u64;

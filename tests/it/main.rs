@@ -6,6 +6,7 @@
 
 mod admin;
 mod bad_input;
+mod check;
 mod export;
 mod go_cluster;
 mod harness;
@@ -13,6 +14,7 @@ mod harness_itself;
 mod mkv_script;
 mod native_api;
 mod operations;
+mod put_and_get;
 mod readme;
 mod rebalance;
 mod rebuild;
