@@ -535,9 +535,8 @@ impl Arguments {
 
     /// The text that `--help` shows.
     pub fn usage() -> String {
-        let mut text = Vec::new();
-        Arguments::app().write_long_help(&mut text).expect("memory takes every text");
-        String::from_utf8_lossy(&text).into_owned()
+        let help = Arguments::parse(["mkv", "--help"].map(OsString::from));
+        help.expect_err("help is no command line to go on with").message
     }
 }
 

@@ -7,6 +7,7 @@
 mod admin;
 mod bad_input;
 mod check;
+mod command_line;
 mod export;
 mod go_cluster;
 mod harness;
