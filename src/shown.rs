@@ -130,13 +130,12 @@ impl Transfer {
         }
     }
 
-    /// Says something that a person should know, beside the bar.
-    pub fn say(&self, what: &str) {
+    /// Says what went wrong meanwhile, beside the bar and also to who wants quiet.
+    pub fn complain(&self, what: &str) {
         let line = format!("{}: {}", self.name, printable(what));
         match &self.bar {
             Some(bar) => bar.println(line),
-            None if !self.is_quiet => eprintln!("{line}"),
-            None => {}
+            None => eprintln!("{line}"),
         }
     }
 

@@ -1,6 +1,6 @@
 //! `mkv check`: tries every volume out and says in words what is wrong. Needs no master and no index.
 //!
-//! Promises to leave nothing behind: the one small file that it writes is removed, and where that fails the volume is told
+//! Promises to leave no file behind: the small one that it writes is removed, and where that fails the volume is told
 //! to be faulty. A check that is killed leaves a file that no listing shows and the next check removes.
 
 mod reach;

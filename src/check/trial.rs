@@ -40,7 +40,7 @@ impl Trial<'_> {
                 report.cluster = self.cluster().await;
                 let places = self.places().await.unwrap_or_else(|problem| {
                     problems.push(problem);
-                    vec![self.first_place()]
+                    vec![self.volume.root()]
                 });
                 self.try_places(&places, &mut problems).await;
                 problems
@@ -96,29 +96,17 @@ impl Trial<'_> {
         Some(String::from_utf8_lossy(content.trim_ascii()).into_owned())
     }
 
-    /// Every subvolume that is there, as each may be a drive of its own; on a volume without any, the first.
+    /// Every subvolume that is there, as each may be a drive of its own; else the root. None is made here: to the Go
+    /// original's rebuild a volume with one is a volume without blobs in its root.
     async fn places(&self) -> Result<Vec<Replica>, String> {
-        if self.subvolumes == 1 {
-            // Asked for all the same, because rebuild and scrub need it.
-            self.list().await?;
-            return Ok(vec![self.first_place()]);
-        }
         let found = self.list().await?;
-        let wanted = |name: &String| {
-            u32::from_str_radix(name.strip_prefix("sv").unwrap_or(""), 16)
-                .is_ok_and(|number| number < self.subvolumes)
+        let is_used = |name: &&String| {
+            let number = u32::from_str_radix(name.strip_prefix("sv").unwrap_or(""), 16);
+            self.subvolumes > 1 && number.is_ok_and(|number| number < self.subvolumes)
         };
-        let mut places: Vec<Replica> =
-            found.iter().filter(|name| wanted(name)).filter_map(|name| self.volume.subvolume(name)).collect();
-        if places.is_empty() {
-            places.push(self.first_place());
-        }
-        Ok(places)
-    }
-
-    fn first_place(&self) -> Replica {
-        let first = if self.subvolumes == 1 { None } else { self.volume.subvolume("sv00") };
-        first.unwrap_or_else(|| self.volume.root())
+        let subvolumes = found.iter().filter(is_used).filter_map(|name| self.volume.subvolume(name));
+        let places: Vec<Replica> = subvolumes.collect();
+        Ok(if places.is_empty() { vec![self.volume.root()] } else { places })
     }
 
     /// The names of the directories below the root.

@@ -6,12 +6,16 @@
 use super::ClientError;
 use super::locate::Source;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+/// What stands for a file's name where there is none.
+const OUTPUT: &str = "standard output";
 
 /// The end of a part's name.
 const PART: &str = ".part";
@@ -38,9 +42,16 @@ pub(super) struct Draft {
     pub(super) is_of_one_piece: bool,
 }
 
+/// What becomes of a file that has the name already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Existing {
+    Stays,
+    Goes,
+}
+
 enum Place {
     Output,
-    File { target: PathBuf, force: bool, part: Option<(PathBuf, File)> },
+    File { target: PathBuf, existing: Existing, part: Option<(PathBuf, File)> },
 }
 
 impl Draft {
@@ -49,15 +60,21 @@ impl Draft {
         Draft::new(Place::Output)
     }
 
-    /// For `target`, which must not be there unless `force` says that it is overwritten.
-    pub(super) fn file(target: &Path, force: bool) -> Result<Draft, ClientError> {
+    /// For `target`, which must not be there if what exists stays.
+    pub(super) fn file(target: &Path, existing: Existing) -> Result<Draft, ClientError> {
         let fault = |reason: &str| Err(ClientError::File { file: target.into(), reason: reason.into() });
         match fs::symlink_metadata(target) {
             Ok(metadata) if metadata.is_dir() => return fault("it is a directory; name a file in it"),
-            Ok(_) if !force => return fault("it is there already; --force overwrites it"),
+            // Replacing a device or a socket is never what is meant.
+            Ok(metadata) if !metadata.is_file() && !metadata.is_symlink() => {
+                return fault("it is no plain file; to write to it, use - and redirect standard output");
+            }
+            Ok(_) if existing == Existing::Stays => {
+                return fault("it is there already; --force overwrites it");
+            }
             _ => {}
         }
-        Ok(Draft::new(Place::File { target: target.into(), force, part: None }))
+        Ok(Draft::new(Place::File { target: target.into(), existing, part: None }))
     }
 
     fn new(place: Place) -> Draft {
@@ -107,7 +124,7 @@ impl Draft {
             Place::Output if self.written > 0 => {
                 let reason =
                     "what was written so far is of another blob or damaged; throw it away and try again";
-                return Err(ClientError::File { file: "-".into(), reason: reason.into() });
+                return Err(ClientError::File { file: OUTPUT.into(), reason: reason.into() });
             }
             Place::Output => {}
             Place::File { part: Some((path, file)), .. } => {
@@ -122,7 +139,7 @@ impl Draft {
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
         match &mut self.place {
-            Place::Output => io::stdout().write_all(bytes).map_err(|err| failed(Path::new("-"), err))?,
+            Place::Output => io::stdout().write_all(bytes).map_err(|err| failed(Path::new(OUTPUT), err))?,
             Place::File { part: Some((path, file)), .. } => {
                 file.write_all(bytes).map_err(|err| failed(path, err))?;
             }
@@ -136,10 +153,10 @@ impl Draft {
     /// It is whole: the part becomes the file, and parts of what the key was before are removed.
     pub(super) fn finish(self) -> Result<(), ClientError> {
         match self.place {
-            Place::Output => io::stdout().flush().map_err(|err| failed(Path::new("-"), err)),
-            Place::File { target, force, part: Some((path, file)) } => {
+            Place::Output => io::stdout().flush().map_err(|err| failed(Path::new(OUTPUT), err)),
+            Place::File { target, existing, part: Some((path, file)) } => {
                 file.sync_all()
-                    .and_then(|()| exchange(&path, &target, force))
+                    .and_then(|()| exchange(&path, &target, existing))
                     .map_err(|err| failed(&target, err))?;
                 remove_other_parts(&target);
                 Ok(())
@@ -186,7 +203,10 @@ fn failed(path: &Path, err: impl ToString) -> ClientError {
 }
 
 fn open_part(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    let mut options = OpenOptions::new();
+    // Where others may write as well, the name could be somebody's link to another file.
+    options.read(true).write(true).create(true).truncate(false).custom_flags(OFlag::O_NOFOLLOW.bits());
+    let file = options.open(path)?;
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => Err(io::Error::other("another mkv get writes it")),
         // A file system without locks; then nobody is kept from doing it twice.
@@ -216,9 +236,9 @@ fn is_part(name: &OsStr, stem: &OsStr) -> bool {
         .is_some_and(|mark| mark.len() == MARK_DIGITS && mark.iter().all(u8::is_ascii_hexdigit))
 }
 
-/// Without `force`, a file that has appeared meanwhile stays.
-fn exchange(part: &Path, target: &Path, force: bool) -> io::Result<()> {
-    if force {
+/// A file that has appeared meanwhile is one that exists.
+fn exchange(part: &Path, target: &Path, existing: Existing) -> io::Result<()> {
+    if existing == Existing::Goes {
         return fs::rename(part, target);
     }
     match renameat2(AT_FDCWD, part, AT_FDCWD, target, RenameFlags::RENAME_NOREPLACE) {

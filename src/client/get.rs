@@ -2,8 +2,8 @@
 //! its MD5 is right.
 
 use super::answer::header;
-use super::draft::Draft;
-use super::locate::{NotLocated, Source, host};
+use super::draft::{Draft, Existing};
+use super::locate::{NotLocated, Source, etag, host};
 use super::{Client, ClientError, Patience, key_of};
 use crate::cli::{Arguments, GetArguments};
 use crate::model::Key;
@@ -32,7 +32,7 @@ pub fn get(arguments: &Arguments, flags: &GetArguments) -> Result<(), ClientErro
     let target = target(&key, flags)?;
     let draft = match &target {
         None => Draft::output(),
-        Some(target) => Draft::file(target, flags.force)?,
+        Some(target) => Draft::file(target, if flags.force { Existing::Goes } else { Existing::Stays })?,
     };
     let client = Client::new(arguments, &flags.server, Patience::Volume)?;
     let mut fetch =
@@ -41,10 +41,10 @@ pub fn get(arguments: &Arguments, flags: &GetArguments) -> Result<(), ClientErro
     let Fetch { key, draft, transfer, .. } = fetch;
     let (bytes, md5, resumed) = (draft.written(), draft.md5(), draft.resumed);
     draft.finish()?;
-    let name = target.as_deref().map_or("-".into(), Path::to_string_lossy);
+    let name = target.as_deref().map_or("standard output".into(), Path::to_string_lossy);
     if let Some(transfer) = transfer {
         let checked = if source.md5.is_some() { "MD5 is right" } else { "no MD5 is known" };
-        transfer.end(&format!("fetched as {name}, {checked}"));
+        transfer.end(&format!("fetched to {name}, {checked}"));
     }
     if flags.server.json && target.is_some() {
         let json = json!({
@@ -131,7 +131,7 @@ impl Fetch {
 
     fn give_up(&mut self, url: String, reason: String) {
         if let Some(transfer) = &self.transfer {
-            transfer.say(&format!("{} {reason}; asking another volume", host(&url)));
+            transfer.complain(&format!("{} {reason}; asking another volume", host(&url)));
         }
         self.failed.insert(url, reason);
     }
@@ -193,9 +193,7 @@ impl Fetch {
         let offset = self.draft.written();
         let answer = self.request(source, offset)?;
         match answer.status().as_u16() {
-            200 | 206 if header(answer.headers(), "etag") != source.etag.as_deref() => {
-                return Err(Fault::Changed);
-            }
+            200 | 206 if etag(answer.headers()) != source.etag.as_deref() => return Err(Fault::Changed),
             206 if goes_on(&answer, offset, source.size) => {}
             200 if offset == 0 => {}
             // It can't do ranges.

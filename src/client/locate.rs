@@ -53,23 +53,23 @@ impl Client {
                 request = request.header(AUTHORIZATION, authorization);
             }
             let request = request.body(()).map_err(|err| fault(err.to_string()))?;
-            let answer = self.agent.run(request).map_err(|err| fault(err.to_string()))?;
+            let answer = self.agent.run(request).map_err(|err| fault(format!("doesn't answer ({err})")))?;
             let headers = answer.headers();
             match answer.status().as_u16() {
                 200 => {
                     let size = header(headers, "content-length").and_then(|size| size.parse().ok());
-                    let size = size.ok_or_else(|| fault("it gave no size".to_owned()))?;
-                    // A weak one says nothing of single bytes.
-                    let etag =
-                        header(headers, "etag").filter(|etag| etag.starts_with('"')).map(str::to_owned);
-                    let Known { md5, replicas } = known;
+                    let size = size.ok_or_else(|| fault("gave no size".to_owned()))?;
+                    let etag = etag(headers).map(str::to_owned);
+                    let (md5, replicas) = (known.md5, known.replicas.unwrap_or(1));
                     return Ok(Source { url, authorization, size, md5, etag, replicas });
                 }
                 300..400 => {
                     known = Known::of(headers);
                     place = location(headers).ok_or_else(|| self.no_redirect())?;
                 }
-                status => return Err(fault(format!("it answers {status}"))),
+                // Not a volume, but a fallback server.
+                404 if known.replicas.is_none() => return Err(NotLocated::Refused(refusal(answer))),
+                status => return Err(fault(format!("answers {status} to HEAD"))),
             }
         }
         Err(NotLocated::Refused(self.strange("it redirects in circles")))
@@ -83,12 +83,13 @@ impl Client {
 /// What a redirect tells beside the way.
 struct Known {
     md5: Option<Md5>,
-    replicas: usize,
+    /// `None` if it isn't one to a volume.
+    replicas: Option<usize>,
 }
 
 impl Known {
     fn of(headers: &HeaderMap) -> Known {
-        let replicas = header(headers, "key-volumes").map_or(1, |list| list.split(',').count());
+        let replicas = header(headers, "key-volumes").map(|list| list.split(',').count());
         Known { md5: header(headers, "content-md5").and_then(Md5::parse), replicas }
     }
 }
@@ -99,19 +100,34 @@ impl Source {
         host(&self.url)
     }
 
-    /// What a part of this blob can be continued by: the same content for certain, wherever it comes from.
+    /// What a part of this blob can be continued by, wherever it comes from. Without an MD5 it is the path, which has the
+    /// generation in it, with mtime and size, which are the entity tag: all replicas have the same ones.
     pub(super) fn identity(&self) -> String {
-        match (&self.md5, &self.etag) {
-            (Some(md5), _) => format!("{md5} {}", self.size),
-            (None, etag) => format!("{} {} {}", self.url, etag.as_deref().unwrap_or(""), self.size),
+        match &self.md5 {
+            Some(md5) => format!("{md5} {}", self.size),
+            None => format!("{} {:?} {}", path_on_volume(&self.url), self.etag, self.size),
         }
     }
+}
+
+/// The entity tag, unless it is a weak one, which says nothing of single bytes.
+pub(super) fn etag(headers: &HeaderMap) -> Option<&str> {
+    header(headers, "etag").filter(|etag| etag.starts_with('"'))
 }
 
 /// `host:port` of a URL.
 pub(super) fn host(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.split('/').next().unwrap_or(rest)
+}
+
+/// The path of a URL, below the subvolume if there is one.
+fn path_on_volume(url: &str) -> &str {
+    let path = url.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or("", |(_, path)| path);
+    match path.split_once('/') {
+        Some((first, rest)) if first.starts_with("sv") => rest,
+        _ => path,
+    }
 }
 
 /// The URL of a `Location` and the credentials in it, which become a header as browsers do it.
@@ -134,6 +150,13 @@ fn location(headers: &HeaderMap) -> Option<(String, Option<String>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replicas_on_all_volumes_have_the_same_path() {
+        for url in ["http://a:1/sv0A/ab/cd/L2s=.1", "http://b/sv1/ab/cd/L2s=.1", "http://c/ab/cd/L2s=.1"] {
+            assert_eq!(path_on_volume(url), "ab/cd/L2s=.1");
+        }
+    }
 
     #[test]
     fn credentials_are_taken_out_of_a_location() {

@@ -118,17 +118,20 @@ impl Client {
     ) -> Result<Client, ClientError> {
         let authorization = Config::userpass(arguments)?.as_deref().map(basic);
         let step = arguments.voltimeout * PATIENCE;
+        let patience = match patience {
+            Patience::Volume => step,
+            Patience::Limit(limit) => limit,
+        };
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .allow_non_standard_methods(true)
             .proxy(None)
+            .timeout_resolve(Some(step))
             .timeout_connect(Some(step))
-            .timeout_per_read(Some(match patience {
-                Patience::Volume => step,
-                Patience::Limit(limit) => limit,
-            }));
+            .timeout_per_read(Some(patience))
+            .timeout_per_write(Some(patience));
         let server = match &flags.server {
             Some(server) => server.to_string(),
             None => format!("localhost:{}", arguments.port),

@@ -4,7 +4,7 @@ use super::answer::{header, refusal};
 use super::early::Refused;
 use super::{Client, ClientError, Patience, key_of};
 use crate::cli::{Arguments, PutArguments};
-use crate::model::Md5;
+use crate::model::{Key, Md5};
 use crate::shown::Transfer;
 use serde_json::json;
 use std::fs::File;
@@ -12,6 +12,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 use ureq::SendBody;
+use ureq::http::Response;
 use ureq::http::header::CONTENT_LENGTH;
 
 /// The server ends every request itself; with volumes that fail late, and a copy to another one, it may take long.
@@ -21,18 +22,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30 * 60);
 pub fn put(arguments: &Arguments, flags: &PutArguments) -> Result<(), ClientError> {
     let key = key_of(&flags.key, &flags.server)?;
     let (file, length) = open(&flags.file)?;
+    look_ahead(&Client::new(arguments, &flags.server, Patience::Volume)?, &key, flags)?;
     let client = Client::new(arguments, &flags.server, Patience::Limit(ANSWER_LIMIT))?;
-    if !flags.replace {
-        // So that nobody sends gigabytes to be told so afterwards. What happens meanwhile, the PUT itself tells.
-        let answer = client.ask(&key)?;
-        let is_there = answer.headers().contains_key("key-volumes");
-        match answer.status().as_u16() {
-            302 if is_there => return Err(ClientError::Exists(key)),
-            401 => return Err(refusal(answer)),
-            _ => {}
-        }
-    }
-    let transfer = Transfer::new(&key.to_string(), length, flags.server.quiet);
     let mut body = Counted {
         file,
         length,
@@ -40,35 +31,55 @@ pub fn put(arguments: &Arguments, flags: &PutArguments) -> Result<(), ClientErro
         done: 0,
         failed: None,
         refused: client.refused.clone(),
-        transfer,
+        transfer: Transfer::new(&key.to_string(), length, flags.server.quiet),
     };
-    let mut request = client.request(if flags.replace { "REPLACE" } else { "PUT" }, &key);
-    if let Some(length) = length {
-        request = request.header(CONTENT_LENGTH, length);
-    }
-    let request = request.body(SendBody::from_reader(&mut body)).map_err(|err| client.strange(err))?;
-    let answer = client.agent.run(request);
-    if let Some(reason) = body.failed {
-        return Err(ClientError::File { file: flags.file.clone(), reason });
-    }
-    let answer = answer.map_err(|err| client.unreachable(err))?;
-    let status = answer.status().as_u16();
-    if !matches!(status, 201 | 204) {
-        return Err(refusal(answer));
-    }
+    let answer = send(&client, &key, flags, &mut body)?;
     let read = Md5(body.digest.finalize().0).to_string();
     if let Some(stored) = header(answer.headers(), "content-md5").filter(|stored| *stored != read) {
         return Err(ClientError::Altered { stored: stored.to_owned(), read });
     }
-    let replaced = status == 204;
+    let replaced = answer.status().as_u16() == 204;
     body.transfer.end(if replaced { "overwritten" } else { "stored" });
     if flags.server.json {
-        println!(
-            "{}",
-            json!({ "key": key.to_string(), "bytes": body.done, "md5": read, "replaced": replaced })
-        );
+        let json = json!({ "key": key.to_string(), "bytes": body.done, "md5": read, "replaced": replaced });
+        println!("{json}");
     }
     Ok(())
+}
+
+/// So that nobody sends gigabytes to be told afterwards what could be told before. What happens meanwhile, the PUT itself
+/// tells.
+fn look_ahead(client: &Client, key: &Key, flags: &PutArguments) -> Result<(), ClientError> {
+    let answer = client.ask(key)?;
+    let is_there = answer.headers().contains_key("key-volumes");
+    match answer.status().as_u16() {
+        302 if is_there && !flags.replace => Err(ClientError::Exists(key.clone())),
+        401 => Err(refusal(answer)),
+        _ => Ok(()),
+    }
+}
+
+/// The answer to a PUT or REPLACE that was carried out.
+fn send(
+    client: &Client,
+    key: &Key,
+    flags: &PutArguments,
+    body: &mut Counted,
+) -> Result<Response<ureq::Body>, ClientError> {
+    let mut request = client.request(if flags.replace { "REPLACE" } else { "PUT" }, key);
+    if let Some(length) = body.length {
+        request = request.header(CONTENT_LENGTH, length);
+    }
+    let request = request.body(SendBody::from_reader(body)).map_err(|err| client.strange(err))?;
+    let answer = client.agent.run(request);
+    if let Some(reason) = body.failed.take() {
+        return Err(ClientError::File { file: flags.file.clone(), reason });
+    }
+    let answer = answer.map_err(|err| client.unreachable(err))?;
+    match answer.status().as_u16() {
+        201 | 204 => Ok(answer),
+        _ => Err(refusal(answer)),
+    }
 }
 
 /// What to read, and how much it is, where that is known.
@@ -106,7 +117,13 @@ impl Read for Counted {
             // Goes nowhere; but ureq wants all that was announced before it reads the answer.
             return Ok(if self.length.is_some() { buffer.len() } else { 0 });
         }
-        let size = self.file.read(buffer).inspect_err(|err| self.failed = Some(err.to_string()))?;
+        let read = match self.file.read(buffer) {
+            Ok(0) if self.length.is_some_and(|length| self.done < length) && !buffer.is_empty() => {
+                Err(io::Error::other("it became shorter while it was read"))
+            }
+            read => read,
+        };
+        let size = read.inspect_err(|err| self.failed = Some(err.to_string()))?;
         self.digest.consume(&buffer[..size]);
         self.done += size as u64;
         self.transfer.at(self.done);

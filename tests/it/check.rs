@@ -35,7 +35,7 @@ fn good_volumes_are_told_to_be_good_and_left_as_they_were() {
     assert!(well && said.lines().count() == 3 && said.lines().all(|line| line.ends_with(" ok")), "{said}");
     for volume in &volumes {
         assert_eq!(volume.files(), Vec::<String>::new());
-        assert!(!volume.dir().join("sv00/00/00/.mkv-check").exists());
+        assert!(!volume.dir().join("00/00/.mkv-check").exists());
     }
 }
 

@@ -7,7 +7,9 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::harness::{Cluster, Master, TcpStub, TempDir, Volume, addresses, eventually, volumes, wait_for};
+use crate::harness::{
+    Cluster, Master, Mounts, TcpStub, TempDir, Volume, addresses, eventually, volumes, wait_for,
+};
 
 /// Large enough that a transfer takes a while, and small enough for an unoptimized MD5.
 const LARGE_BYTES: usize = 48 << 20;
@@ -165,6 +167,10 @@ fn what_stands_in_the_way_is_said_in_words() {
     person.must_not(&["get", "/k"], "it is there already; --force overwrites it");
     person.must(&["get", "/k", "--force"]);
     person.must_not(&["get", "/k", "/"], "it is a directory");
+    person.must_not(&["get", "/k", "/dev/null", "--force"], "it is no plain file");
+    // It announces a page and has a few bytes.
+    person.must_not(&["put", "/sys/class/net/lo/address", "/s"], "it became shorter");
+    assert_eq!(cluster.master.call("GET", "/s", b"").status, 404);
     for key in ["/x/", "/x/..", "/x/.bashrc", "/x/-rf"] {
         person.must_not(&["get", key], "is no good name for a file");
     }
@@ -183,21 +189,72 @@ fn what_stands_in_the_way_is_said_in_words() {
 }
 
 #[test]
-fn full_volumes_and_other_servers_are_named() {
-    let full: Vec<TcpStub> = (0..3).map(|_| TcpStub::answering("507 Insufficient Storage")).collect();
-    let list = full.iter().map(|stub| stub.addr().to_owned()).collect::<Vec<_>>().join(",");
-    let master = Master::builder(&list).start();
+fn full_volumes_are_named() {
+    let (own, mut mounts) = (TempDir::new(), Mounts::new());
+    let mut start = |name: &str| {
+        let dir = own.join(name);
+        mounts.tmpfs(&dir, "1m");
+        Volume::builder().dir(&dir).among(&mounts).start()
+    };
+    let volumes = ["a", "b", "c"].map(&mut start);
+    let master = Master::builder(&addresses(&volumes)).start();
     let person = Person::of(&master);
+    person.file("big", &vec![7; 4 << 20]);
+    person.must_not(&["put", "big", "/k"], "the volumes are full (the server answered 507: ");
+    assert_eq!(master.fetch("/k").0, 404);
+}
+
+#[test]
+fn a_blob_that_was_stored_otherwise_than_it_was_read_is_told() {
+    let stub = TcpStub::answering_with("201 Created", "Content-Md5: 00000000000000000000000000000000\r\n");
+    let cluster = Cluster::start();
+    let person = Person::of(&cluster.master);
+    person.file("a", b"hello");
+    let expected =
+        "the server stored something else (MD5 00000000000000000000000000000000) than was read (MD5 5d41402a";
+    person.must_not(&["put", "a", "/k", "--server", stub.addr()], expected);
+}
+
+#[test]
+fn a_blob_of_the_fallback_server_is_fetched_from_there() {
+    let cluster = Cluster::start();
+    cluster.master.put("/a%20b", b"from there");
+    let other = Cluster::of(3, |master| master.flag("fallback", cluster.master.addr()));
+    let person = Person::of(&other.master);
+    let said = person.must(&["get", "/a b"]);
+    assert!(said.contains("MD5 is right"), "{said}");
+    assert_eq!(person.read("a b"), b"from there");
+    person.must_not(&["get", "/nosuch"], "there is no such key");
+    person.must(&["put", "a b", "/a b"]);
+}
+
+#[test]
+fn volumes_are_reached_where_the_server_says() {
+    let volumes = volumes(3);
+    let advertised: Vec<String> =
+        volumes.iter().map(|volume| format!("{}=localhost:{}", volume.addr(), volume.port())).collect();
+    let master = Master::builder(&addresses(&volumes)).flag("advertise", advertised.join(",")).start();
+    let person = Person::of(&master);
+    master.put("/k", b"the right content");
+    damage(&blob_of(&volumes[0]));
+    damage(&blob_of(&volumes[1]));
+    let said = person.must(&["get", "/k"]);
+    assert_eq!(person.read("k"), b"the right content");
+    assert!(!said.contains("127.0.0.1"), "{said}");
+}
+
+#[test]
+fn servers_that_are_none_are_told() {
+    let cluster = Cluster::start();
+    let person = Person::of(&cluster.master);
     person.file("a", b"a");
-    let (worked, said) = person.run(&["put", "a", "/k"]);
-    assert!(
-        !worked && (said.contains("the volumes are full") || said.contains("volumes are missing")),
-        "{said}"
-    );
     let volume = Volume::start();
     person.must_not(&["get", "/k", "--server", &volume.addr()], "no such key");
     let silent = TcpStub::silent();
-    person.must_not(&["get", "/k", "-voltimeout", "50ms", "--server", silent.addr()], "doesn't answer");
+    for words in [&["get", "/k"][..], &["put", "a", "/k"], &["put", "--replace", "a", "/k"]] {
+        let words = [words, &["-voltimeout", "50ms", "--server", silent.addr()]].concat();
+        person.must_not(&words, "doesn't answer");
+    }
 }
 
 #[test]
@@ -252,16 +309,18 @@ fn what_was_done_is_told_to_programs() {
 
 #[test]
 fn a_get_that_was_killed_goes_on_where_it_was() {
-    let cluster = Cluster::start();
-    let person = Person::of(&cluster.master);
-    let content = large(1);
-    cluster.master.put("/film", &content);
-    let had = person.begin_and_kill(&["get", "/film"]);
-    let output = person.command(&["get", "--json", "-q", "/film"]).output().unwrap();
-    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(json["resumed_bytes"].as_u64().unwrap() >= had, "{json}");
-    assert!(person.read("film") == content);
-    assert_eq!(person.names(), ["film"]);
+    for flag in ["true", "false"] {
+        let cluster = Cluster::of(3, |master| master.flag("md5sum", flag));
+        let person = Person::of(&cluster.master);
+        let content = large(1);
+        cluster.master.put("/film", &content);
+        let had = person.begin_and_kill(&["get", "/film"]);
+        let output = person.command(&["get", "--json", "-q", "/film"]).output().unwrap();
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(json["resumed_bytes"].as_u64().unwrap() >= had, "md5sum {flag}: {json}");
+        assert!(person.read("film") == content);
+        assert_eq!(person.names(), ["film"]);
+    }
 }
 
 #[test]
