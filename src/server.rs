@@ -8,6 +8,7 @@ use crate::index::table::TableError;
 use crate::index::{self, IndexError, IndexSender, IndexServer, leveldb};
 use crate::maintenance::state::StateFile;
 use crate::maintenance::{Maintenance, MaintenanceError, Schedule};
+use crate::metrics::Metrics;
 use crate::model::Volume;
 use crate::store::{Access, StoreParts, note_tombstones, settle_forever};
 use crate::volume::{self, ClusterId, Health, ProbeOutcome, Timeouts};
@@ -97,8 +98,10 @@ impl Parts {
 
 /// Serves until a signal ends it. Blocks the calling thread.
 pub fn run(config: Config) -> Result<(), ServerError> {
+    // Before anything makes a handle to record by.
+    let admin = config.admin.map(|address| (address, Metrics::install()));
     let index = open_index(&config)?;
-    actix_rt::System::new().block_on(serve(config, index))
+    actix_rt::System::new().block_on(serve(config, index, admin))
 }
 
 fn open_index(config: &Config) -> Result<IndexServer, TableError> {
@@ -116,7 +119,11 @@ fn open_index(config: &Config) -> Result<IndexServer, TableError> {
     IndexServer::start(open, config.store.grace_us())
 }
 
-async fn serve(config: Config, mut index: IndexServer) -> Result<(), ServerError> {
+async fn serve(
+    config: Config,
+    mut index: IndexServer,
+    admin: Option<(SocketAddr, Metrics)>,
+) -> Result<(), ServerError> {
     let parts = Parts::new(&config, index.sender());
     let cluster: ClusterId = parts
         .store
@@ -132,8 +139,11 @@ async fn serve(config: Config, mut index: IndexServer) -> Result<(), ServerError
     let server = listen(&config, &parts)?;
     let jobs = StoreParts { timeouts: Timeouts::for_jobs(config.voltimeout), ..parts.store.clone() };
     let maintenance = Maintenance::start(jobs, state, Schedule { scrub_every: config.scrub_every });
-    if let Some(address) = config.admin {
-        actix_rt::spawn(listen_for_admin(address, &config, &parts, &maintenance)?);
+    if let Some((address, metrics)) = admin {
+        actix_rt::spawn(listen_for_admin(address, &config, &parts, &maintenance, metrics.clone())?);
+        actix_rt::spawn(metrics.fold_forever());
+        // Has them counted.
+        parts.store.index.handle().key_counts().await?;
     }
     work_in_background(&parts, cluster, config.adopt);
     info!("serving {} volumes on port {}", config.placer.volumes().len(), config.port);
@@ -182,12 +192,14 @@ fn listen_for_admin(
     config: &Config,
     parts: &Parts,
     maintenance: &Maintenance,
+    metrics: Metrics,
 ) -> Result<actix_web::dev::Server, ServerError> {
     let (store, maintenance, started) = (parts.store.clone(), maintenance.clone(), Instant::now());
     let guard = Guard::new(address.ip(), config.admin_token.clone());
     let app = move || {
         let guard = guard.clone();
-        let admin = Admin { store: store.store(), maintenance: maintenance.clone(), started };
+        let (maintenance, metrics) = (maintenance.clone(), metrics.clone());
+        let admin = Admin { store: store.store(), maintenance, started, metrics };
         App::new()
             .wrap(from_fn(move |request, next| {
                 let guard = guard.clone();

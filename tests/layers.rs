@@ -4,19 +4,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with the modules of this crate that it may name.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 14] = [
     ("model", &[]),
+    ("metrics", &[]),
     ("index", &["model"]),
     ("volume", &["model"]),
     ("store", &["index", "volume", "model"]),
     ("maintenance", &["store", "index", "volume", "model"]),
-    ("api", &["maintenance", "store", "index", "volume", "model"]),
+    ("api", &["maintenance", "store", "index", "volume", "metrics", "model"]),
     ("cli", &["maintenance", "store", "model"]),
     ("config", &["cli", "api", "store", "model"]),
     ("shown", &["maintenance"]),
     ("remote", &["cli", "shown", "maintenance"]),
     ("job", &["remote", "shown", "cli", "config", "maintenance", "store", "index", "volume", "model"]),
-    ("server", &["cli", "config", "api", "maintenance", "store", "index", "volume", "model"]),
+    ("server", &["cli", "config", "api", "maintenance", "store", "index", "volume", "metrics", "model"]),
     ("up", &["cli", "config", "server"]),
 ];
 

@@ -29,7 +29,7 @@ pub use rebalance::{Left, Moved, Preview};
 pub use settle::run as settle_forever;
 
 use crate::index::{Index, IndexSender, now_us};
-use crate::model::{Key, Placer, Replica, VolumeMode};
+use crate::model::{Placer, Replica, VolumeMode};
 use crate::volume::{Health, Timeouts, VolumeClient, VolumeError};
 use log::warn;
 use std::cell::Cell;
@@ -167,13 +167,6 @@ impl Store {
     /// The volumes that blobs are placed on.
     pub fn placer(&self) -> &Placer {
         &self.placer
-    }
-
-    /// The places that take new blobs, best first.
-    fn places_up(&self, key: &Key) -> Vec<Replica> {
-        let mut places = self.placer.ranked(key.as_bytes());
-        places.retain(|place| self.takes_blobs(place));
-        places
     }
 
     fn takes_blobs(&self, place: &Replica) -> bool {

@@ -48,6 +48,8 @@ struct Write<'a> {
     store: &'a Store,
     reservation: Reservation,
     path: String,
+    /// Where the blob belongs.
+    home: Vec<Replica>,
     /// Places not tried yet, best first.
     spares: std::vec::IntoIter<Replica>,
     good: Vec<Replica>,
@@ -116,7 +118,10 @@ impl Store {
 
     async fn begin(&self, key: Key, replace: bool) -> Result<Write<'_>, StoreError> {
         let needed = self.placer.replicas();
-        let mut places = self.places_up(&key);
+        let mut places = self.placer.ranked(key.as_bytes());
+        let home = places.iter().filter(|place| self.placer.mode(place).keeps_blobs()).take(needed);
+        let home: Vec<Replica> = home.cloned().collect();
+        places.retain(|place| self.takes_blobs(place));
         if places.len() < needed {
             return Err(StoreError::NotEnoughVolumes { up: places.len(), needed, key });
         }
@@ -124,7 +129,7 @@ impl Store {
         let verb = if replace { Verb::Replace(places.clone()) } else { Verb::Put(places.clone()) };
         let reservation = self.index.reserve(&key, verb).await?;
         let path = path_of(&key, File::Blob(reservation.generation()));
-        Ok(Write { store: self, reservation, path, spares, good: places, lost: Vec::new() })
+        Ok(Write { store: self, reservation, path, home, spares, good: places, lost: Vec::new() })
     }
 }
 
@@ -298,6 +303,9 @@ impl Write<'_> {
         left.extend(previous.map_or_else(Vec::new, |old| outdated(self.reservation.key(), old, &record)));
         let ending = Ending { left, not_before_us: self.store.after_grace_us() };
         self.reservation.commit(record, ending).await?;
+        if self.good.iter().any(|place| !self.home.contains(place)) {
+            metrics::counter!("mkv_spilled_writes_total").increment(1);
+        }
         Ok(Stored { md5: content.md5, size: content.size, replaced })
     }
 

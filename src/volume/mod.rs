@@ -194,6 +194,7 @@ impl VolumeClient {
     ) -> Result<(), VolumeError> {
         let call = Call { method: "PUT", replica, path };
         let date = date_header(mtime_us);
+        self.health().sent_bytes(replica).increment(body.len() as u64);
         let failure = match self.put_once(Age::Any, call, date.clone(), body.clone()).await {
             Ok(()) => return Ok(()),
             Err(failure) => failure,

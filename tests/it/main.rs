@@ -10,6 +10,7 @@ mod export;
 mod go_cluster;
 mod harness;
 mod harness_itself;
+mod metrics;
 mod mkv_script;
 mod native_api;
 mod operations;
