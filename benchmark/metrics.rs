@@ -6,6 +6,7 @@ use crate::process::rss_mib;
 use crate::report::{Figure, Target, median};
 use crate::wrk::{Keys, rate};
 use crate::{Bench, Outcome};
+use std::path::Path;
 use std::time::Duration;
 
 /// What metrics may take of the rate of missing keys.
@@ -31,7 +32,8 @@ pub(crate) fn run(bench: &Bench) -> Outcome<Vec<Figure>> {
 
 /// An index without a key: nothing is quicker to answer, so nothing shows the cost better.
 fn cost(bench: &Bench) -> Outcome<Figure> {
-    let (measured, plain) = (measured(bench, VOLUMES)?, Cluster::start(&setup(bench, &[]))?);
+    let beside = bench.scratch.memory.join("plain");
+    let (measured, plain) = (measured(bench, VOLUMES)?, Cluster::start(&setup(&beside, &[]))?);
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for _ in 0..bench.options.rounds() {
         with.push(rate(bench, &measured.address, &Keys::Fixed("/missing"))?);
@@ -58,9 +60,9 @@ fn idle(bench: &Bench) -> Outcome<[Figure; 2]> {
 /// A master over so many volumes that measures itself.
 fn measured(bench: &Bench, volumes: usize) -> Outcome<Cluster> {
     let admin = format!("127.0.0.1:{}", free_port()?);
-    Cluster::start_over(volumes, &setup(bench, &["--admin", &admin]))
+    Cluster::start_over(volumes, &setup(&bench.scratch.memory, &["--admin", &admin]))
 }
 
-fn setup<'a>(bench: &'a Bench, flags: &'a [&str]) -> Setup<'a> {
-    Setup { parent: &bench.scratch.memory, replicas: 3, flags, index: None }
+fn setup<'a>(parent: &'a Path, flags: &'a [&str]) -> Setup<'a> {
+    Setup { parent, replicas: 3, flags, index: None }
 }

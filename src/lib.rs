@@ -11,18 +11,20 @@
 //! - [`maintenance`]: rebuild, rebalance, scrub, repair, drain, verify-index; the actor that runs them in a server.
 //! - [`api`]: requests and status codes.
 //! - [`metrics`]: what `/metrics` tells.
-//! - [`server`], [`up`], [`job`], [`remote`]: putting it together; [`shown`]: what a person sees of a job; [`config`] and [`cli`]: what was asked for.
+//! - [`server`], [`up`], [`job`], [`remote`]: putting it together; [`shown`]: what a person sees of a job; [`config`], [`cli`] and [`settings`]: what was asked for; [`logs`].
 
 pub mod api;
 pub mod cli;
 pub mod config;
 pub mod index;
 pub mod job;
+pub mod logs;
 pub mod maintenance;
 pub mod metrics;
 pub mod model;
 pub mod remote;
 pub mod server;
+pub mod settings;
 pub mod shown;
 pub mod store;
 pub mod up;

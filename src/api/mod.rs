@@ -16,6 +16,7 @@ use crate::store::{BodyLimits, Store};
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
+use arc_swap::ArcSwap;
 use auth::Authenticator;
 use error::ApiError;
 use measure::Measure;
@@ -40,14 +41,14 @@ pub struct ApiOptions {
 /// What one worker thread needs to answer.
 pub struct Api {
     store: Store,
-    options: Arc<ApiOptions>,
+    options: Arc<ArcSwap<ApiOptions>>,
     authenticator: Authenticator,
     measure: Measure,
 }
 
 impl Api {
     /// The API over the worker's own store; credentials that volumes accept are noted in `last_accepted`.
-    pub fn new(store: Store, options: Arc<ApiOptions>, last_accepted: Arc<LastAccepted>) -> Api {
+    pub fn new(store: Store, options: Arc<ArcSwap<ApiOptions>>, last_accepted: Arc<LastAccepted>) -> Api {
         Api { store, options, authenticator: Authenticator::new(last_accepted), measure: Measure::new() }
     }
 }

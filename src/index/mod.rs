@@ -21,7 +21,6 @@ use crate::model::{File, Intent, Key, PlacedFile, Record, RecordError, Replica};
 pub use actor::{files_of_record, founding_entries, now_us};
 pub use census::KeyCounts;
 pub use grammar::fault_of;
-use leveldb::STACK_BYTES;
 use lookups::Lookups;
 use measured::Measured;
 use message::Message;
@@ -117,7 +116,6 @@ impl IndexServer {
         };
         let thread = std::thread::Builder::new()
             .name("index".into())
-            .stack_size(STACK_BYTES)
             .spawn(run)
             .expect("the system has room for one more thread at start");
         opened.recv().expect("the index thread answers before it ends")?;

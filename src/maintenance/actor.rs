@@ -172,6 +172,7 @@ enum Message {
     Jobs(oneshot::Sender<Vec<Job>>),
     Stop(u64, oneshot::Sender<Option<Job>>),
     SetRate(u64, Rate, oneshot::Sender<Option<Job>>),
+    SetSchedule(Schedule),
     Ended(u64, Result<(), MaintenanceError>),
     Shutdown(oneshot::Sender<()>),
 }
@@ -226,6 +227,12 @@ impl Maintenance {
     /// Has a job go on at another rate.
     pub async fn set_rate(&self, id: u64, rate: Rate) -> Result<Job, NoSuchJob> {
         self.ask(|reply| Message::SetRate(id, rate, reply)).await.flatten().ok_or(NoSuchJob(id))
+    }
+
+    /// Has the server do other things by itself from now on; jobs that run are left alone.
+    pub async fn set_schedule(&self, schedule: Schedule) {
+        // An error means that the server is ending.
+        let _ = self.sender.send(Message::SetSchedule(schedule)).await;
     }
 
     /// Stops all jobs, and returns when they have ended or [`STOP_PATIENCE`] is over.
@@ -298,6 +305,7 @@ impl Actor {
                 }
                 let _ = reply.send(entry.map(|entry| entry.job(id)));
             }
+            Message::SetSchedule(schedule) => self.schedule = schedule,
             Message::Ended(id, result) => self.end(id, result),
             Message::Shutdown(reply) => {
                 self.is_ending = true;
@@ -426,7 +434,7 @@ async fn perform(
     scrub_every: Option<Duration>,
     control: Control,
 ) -> Result<(), MaintenanceError> {
-    let grace = parts.options.grace;
+    let grace = parts.options.load().grace;
     let depth = |quick| if quick { Depth::Sizes } else { Depth::Contents };
     let scrub = match task {
         Task::Rebalance => return Ok(rebalance::run_online(&parts, &control).await?),

@@ -214,7 +214,7 @@ impl Write<'_> {
 
     /// Hashing is the longest part of a large write; without --md5sum only a client's own MD5 asks for it.
     fn is_hashed(&self, announced: Option<Md5>) -> bool {
-        self.store.options.md5sum || announced.is_some()
+        self.store.options.load().md5sum || announced.is_some()
     }
 
     fn sort_out_sent(&mut self, Outcome { replica, result }: Outcome) {
@@ -289,7 +289,7 @@ impl Write<'_> {
         let store = self.store;
         Record {
             state: State::Live,
-            md5: content.md5.filter(|_| store.options.md5sum),
+            md5: content.md5.filter(|_| store.options.load().md5sum),
             generation: self.reservation.generation(),
             replicas: store.placer.in_record_order(self.reservation.key().as_bytes(), self.good.clone()),
         }

@@ -6,6 +6,7 @@
 
 mod admin;
 mod bad_input;
+mod configuration;
 mod export;
 mod go_cluster;
 mod harness;

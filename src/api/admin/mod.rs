@@ -11,7 +11,7 @@ mod keys;
 mod scrape;
 mod volumes;
 
-pub use guard::Guard;
+pub use guard::{Guard, Token};
 
 use crate::maintenance::Maintenance;
 use crate::metrics::Metrics;
