@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Administered, Master, PortLease, Volume, addresses, entries_of, eventually, http, placer, volumes,
-    wait_for,
+    Administered, Master, Mounts, PortLease, TempDir, Volume, addresses, entries_of, eventually, http,
+    placer, volumes, wait_for,
 };
 use minikeyvalue::api::admin::ROUTES;
 use minikeyvalue::model::{Key, Record};
@@ -580,4 +580,78 @@ fn a_volume_hangs_in_the_middle_of_a_rebalance_or_scrub_and_wakes() {
 #[test]
 fn a_volume_hangs_in_the_middle_of_a_repair_or_drain_and_wakes() {
     disturbed(&["repair", "drain"], |volume| volume.pause(), |volume| volume.resume());
+}
+
+/// Has a job run while a volume fills up: the job says what it could not do, nothing is lost, and with room again the next
+/// one has nothing left.
+fn filled(name: &str) {
+    let (dir, mut mounts) = (TempDir::new(), Mounts::new());
+    mounts.tmpfs(&dir.join("small"), "4m");
+    let mut volumes = volumes(4);
+    volumes.push(Volume::builder().dir(dir.join("small")).among(&mounts).start());
+    let (_before, master) = grown(&volumes, 60);
+    if name != "rebalance" {
+        assert_eq!(master.job("rebalance", FAST)["state"], "done");
+    }
+    let is_blob = |name: &String| !name.starts_with('=') && !name.contains('.');
+    if name == "repair" {
+        let blobs: Vec<String> = volumes[4].files().into_iter().filter(is_blob).collect();
+        blobs.iter().for_each(|name| fs::remove_file(volumes[4].dir().join(name)).unwrap());
+    }
+    let options = |rate: &str| match name {
+        "drain" => json!({ "volume": volumes[0].addr(), "rate": rate }).to_string(),
+        _ => json!({ "rate": rate }).to_string(),
+    };
+    let id = master.json("POST", &format!("/api/jobs/{name}"), &options("40"))["id"].as_u64().unwrap();
+    let done = |job: &Value| job["status"]["done"].as_u64().unwrap();
+    eventually("the job is in the middle", || {
+        done(&master.json("GET", &format!("/api/jobs/{id}"), "")) >= 10
+    });
+    let filler = volumes[4].dir().join("filler");
+    assert!(fs::write(&filler, vec![1; 8 << 20]).is_err(), "the volume has room for that");
+    for number in 60..70 {
+        master.put(&format!("/{number}"), format!("content of {number}").as_bytes());
+    }
+    let ended = master.end_of(id);
+    if name == "scrub" {
+        assert_eq!((&ended["state"], &ended["status"]["problems"]), (&json!("done"), &json!(0)), "{ended}");
+    } else {
+        let is_told = |finding: &Value| {
+            finding["what"].as_str().is_some_and(|what| what.contains("500"))
+                || finding["kind"] == "under-replicated"
+                || finding["what"].as_str().is_some_and(|what| what.contains("still on it"))
+        };
+        let findings = ended["status"]["findings"].as_array().unwrap();
+        assert!(ended["state"] == "left" && findings.iter().any(is_told), "{name}: {ended}");
+    }
+    check_plain(&master, 70);
+    fs::remove_file(&filler).unwrap();
+    if name != "scrub" {
+        eventually("nothing is left", || master.job(name, &options("unlimited"))["state"] == "done");
+    }
+    assert_eq!(master.job("rebalance", FAST)["state"], "done");
+    eventually("old copies are removed", || master.json("GET", "/api/status", "")["unsettled"] == 0);
+    check_plain(&master, 70);
+    let scrub = master.job("scrub", FAST);
+    assert_eq!((&scrub["state"], &scrub["status"]["problems"]), (&json!("done"), &json!(0)), "{scrub}");
+}
+
+#[test]
+fn a_volume_fills_up_in_the_middle_of_a_rebalance() {
+    filled("rebalance");
+}
+
+#[test]
+fn a_volume_fills_up_in_the_middle_of_a_scrub() {
+    filled("scrub");
+}
+
+#[test]
+fn a_volume_fills_up_in_the_middle_of_a_repair() {
+    filled("repair");
+}
+
+#[test]
+fn a_volume_fills_up_in_the_middle_of_a_drain() {
+    filled("drain");
 }
