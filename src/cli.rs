@@ -22,7 +22,7 @@ use structopt::clap::AppSettings;
     usage = "mkv [flags] <command>",
     after_help = "Every flag can be written with one dash, as in the Go original (-volumes a:1,b:1 -protect -md5sum=false),\n\
                   before or behind the command. mkv COMMAND --help tells about one command.\n\n\
-                  rebalance, scrub, repair, drain, undrain and volume-mode work on a stopped server's index, or with\n\
+                  rebalance, scrub, repair, drain, forget, undrain and volume-mode work on a stopped server's index, or with\n\
                   --admin ADDR in a running server, while it serves. rebuild and verify-index need it stopped.",
     global_settings = &[
         AppSettings::UnifiedHelpMessage,
@@ -171,6 +171,8 @@ pub enum Command {
     Repair(RepairArguments),
     /// Move everything off a volume, which takes no new blobs from now on
     Drain(DrainArguments),
+    /// Wait no more for a volume that is gone for good: with its removals forgotten, it must come back empty or not at all
+    Forget(ForgetArguments),
     /// Let a volume take blobs again
     Undrain {
         /// As in --volumes
@@ -266,6 +268,18 @@ pub struct DrainArguments {
     /// Copy no faster than this: 100 (blobs per second), 50MB (per second), or both as 100,50MB
     #[structopt(long, value_name = "RATE")]
     pub rate: Option<Rate>,
+}
+
+/// What to forget.
+#[derive(Debug, Clone, PartialEq, StructOpt)]
+pub struct ForgetArguments {
+    /// For all jobs.
+    #[structopt(flatten)]
+    pub job: JobArguments,
+
+    /// As it was in --volumes
+    #[structopt(name = "VOLUME")]
+    pub volume: Volume,
 }
 
 /// How to rebalance.

@@ -10,7 +10,7 @@ use crate::maintenance::state::StateFile;
 use crate::maintenance::{Maintenance, MaintenanceError, Schedule};
 use crate::model::Volume;
 use crate::store::{Access, StoreParts, note_tombstones, settle_forever};
-use crate::volume::{self, ClusterId, Health, ProbeOutcome, Timeouts};
+use crate::volume::{self, Adopt, ClusterId, Health, ProbeOutcome, Timeouts};
 use actix_rt::signal::unix::{Signal, SignalKind, signal};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer};
@@ -126,16 +126,17 @@ async fn serve(config: Config, mut index: IndexServer) -> Result<(), ServerError
         .await?
         .parse()
         .map_err(|err| TableError::Corrupt { reason: format!("the cluster id can't be read: {err}") })?;
+    parts.store.expect_next_id(&cluster).await?;
     let state = Arc::new(StateFile::open(&config.db).map_err(MaintenanceError::from)?);
     state.apply(&parts.store.placer);
-    check_volumes(&parts, &cluster, config.adopt).await?;
+    check_volumes(&parts, &cluster, config.adopt.into()).await?;
     let server = listen(&config, &parts)?;
     let jobs = StoreParts { timeouts: Timeouts::for_jobs(config.voltimeout), ..parts.store.clone() };
     let maintenance = Maintenance::start(jobs, state, Schedule { scrub_every: config.scrub_every });
     if let Some(address) = config.admin {
         actix_rt::spawn(listen_for_admin(address, &config, &parts, &maintenance)?);
     }
-    work_in_background(&parts, cluster, config.adopt);
+    work_in_background(&parts, cluster, config.adopt.into());
     info!("serving {} volumes on port {}", config.placer.volumes().len(), config.port);
     let signals = std::pin::pin!(stop_at_signal(server.handle()));
     let served = select(server, signals);
@@ -150,7 +151,7 @@ async fn serve(config: Config, mut index: IndexServer) -> Result<(), ServerError
 }
 
 /// Looks at every volume once, so that the first requests know which are up.
-async fn check_volumes(parts: &Parts, cluster: &ClusterId, adopt: bool) -> Result<(), ServerError> {
+async fn check_volumes(parts: &Parts, cluster: &ClusterId, adopt: Adopt) -> Result<(), ServerError> {
     for (volume, outcome) in volume::probe_all_once(&parts.store.volumes(), cluster, adopt).await {
         if let ProbeOutcome::Foreign { found: theirs } = outcome {
             return Err(ServerError::Foreign { volume, theirs, ours: cluster.to_string() });
@@ -211,7 +212,7 @@ fn address(listen: Option<IpAddr>) -> IpAddr {
 }
 
 /// Probes and removals run in a thread of their own, so that they never wait for clients nor clients for them.
-fn work_in_background(parts: &Parts, cluster: ClusterId, adopt: bool) {
+fn work_in_background(parts: &Parts, cluster: ClusterId, adopt: Adopt) {
     let arbiter = actix_rt::Arbiter::new();
     let parts = parts.clone();
     arbiter.spawn_fn(move || {

@@ -6,7 +6,9 @@
 
 use super::IndexError;
 use super::files_at;
-use super::message::{Change, Claimed, Listing, Message, Page, PageRequest, Records, Reserved, Verb};
+use super::message::{
+    Change, Claimed, Forgotten, Listing, Message, Page, PageRequest, Records, Reserved, Verb,
+};
 use super::reservation::{Held, Reservation};
 use super::slots::{MAX_SLOTS, RESERVED_PREFIX, Slots, parse_slot_key, slot_key};
 use super::table::{self, Table, TableError};
@@ -30,6 +32,8 @@ const PAGE_ENTRIES: usize = 1000;
 const PAGE_ENTRIES_LEAST: usize = 64;
 
 pub(super) const CLUSTER_KEY: &str = "!mkv/cluster";
+/// There while volumes are told that the cluster gets another id.
+pub(super) const NEXT_CLUSTER_KEY: &str = "!mkv/cluster-next";
 /// There while the tombstones of a copied index have no sidecars yet.
 pub(super) const UNNOTED_KEY: &str = "!mkv/unnoted";
 
@@ -64,6 +68,7 @@ struct Batch {
 enum After {
     Reserved(Held, oneshot::Sender<Reserved>),
     Done(oneshot::Sender<()>),
+    Forgotten(Forgotten, oneshot::Sender<Forgotten>),
     Ended { slot: u32, waits_until: Option<u64>, reply: oneshot::Sender<()> },
 }
 
@@ -183,6 +188,31 @@ impl<T: Table> Actor<T> {
                 batch.after.push(After::Done(reply));
             }
             Message::ClusterId { reply } => drop(reply.send(self.cluster.clone())),
+            Message::NextClusterId { reply } => drop(reply.send(self.next_cluster()?)),
+            Message::BeginRename { reply } => {
+                if self.next_cluster()?.is_none() {
+                    let value = new_cluster_id()?.into_bytes();
+                    batch.changes.push(table::Change::Put { key: NEXT_CLUSTER_KEY.into(), value });
+                }
+                batch.after.push(After::Done(reply));
+            }
+            Message::EndRename { reply } => {
+                if let Some(next) = self.next_cluster()? {
+                    let value = next.clone().into_bytes();
+                    batch.changes.push(table::Change::Put { key: CLUSTER_KEY.into(), value });
+                    batch.changes.push(table::Change::Delete { key: NEXT_CLUSTER_KEY.into() });
+                    self.cluster = next;
+                }
+                batch.after.push(After::Done(reply));
+            }
+            Message::Forget { volume, from, reply } => {
+                let (forgotten, slots) = self.slots.forget(&volume, from);
+                for slot in slots {
+                    let value = self.slots.intent(slot).map_or_else(Vec::new, Intent::to_value);
+                    batch.changes.push(table::Change::Put { key: slot_key(slot), value });
+                }
+                batch.after.push(After::Forgotten(forgotten, reply));
+            }
             Message::Close => batch.close = true,
         }
         Ok(())
@@ -202,6 +232,7 @@ impl<T: Table> Actor<T> {
                     }
                 }
                 After::Done(reply) => drop(reply.send(())),
+                After::Forgotten(forgotten, reply) => drop(reply.send(forgotten)),
                 After::Ended { slot, waits_until, reply } => {
                     self.free(slot, waits_until);
                     let _ = reply.send(());
@@ -355,6 +386,11 @@ impl<T: Table> Actor<T> {
         Ok(record.map_err(|source| IndexError::Record { key: key.clone(), source }))
     }
 
+    fn next_cluster(&mut self) -> Result<Option<String>, TableError> {
+        let id = self.table.get_many(&[NEXT_CLUSTER_KEY.as_bytes()])?.pop().flatten();
+        Ok(id.map(|id| String::from_utf8_lossy(&id).into_owned()))
+    }
+
     fn is_unnoted(&mut self) -> Result<bool, TableError> {
         Ok(self.table.get_many(&[UNNOTED_KEY.as_bytes()])?.pop().flatten().is_some())
     }
@@ -476,8 +512,7 @@ fn cluster_id<T: Table>(table: &mut T) -> Result<String, TableError> {
     if let Some(id) = table.get_many(&[CLUSTER_KEY.as_bytes()])?.pop().flatten() {
         return Ok(String::from_utf8_lossy(&id).into_owned());
     }
-    let id = random_id()
-        .map_err(|err| TableError::Io { reason: format!("no random numbers for a cluster id: {err}") })?;
+    let id = new_cluster_id()?;
     table.write(&founding_entries(&id))?;
     Ok(id)
 }
@@ -486,6 +521,10 @@ fn cluster_id<T: Table>(table: &mut T) -> Result<String, TableError> {
 pub fn founding_entries(id: &str) -> [table::Change; 2] {
     let put = |key: &str, value: &[u8]| table::Change::Put { key: key.into(), value: value.into() };
     [put(CLUSTER_KEY, id.as_bytes()), put(FORMAT_KEY, FORMAT_VERSION)]
+}
+
+fn new_cluster_id() -> Result<String, TableError> {
+    random_id().map_err(|err| TableError::Io { reason: format!("no random numbers for a cluster id: {err}") })
 }
 
 fn random_id() -> std::io::Result<String> {

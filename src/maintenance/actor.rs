@@ -8,7 +8,7 @@ use super::scrub::{self, Origin, RepairRequest, ScrubRequest};
 use super::state::StateFile;
 use super::status::{Control, Status};
 use super::threads::{Effort, yield_to_clients};
-use super::{MaintenanceError, Rate, drain, offline::Survey, rebalance};
+use super::{MaintenanceError, Rate, drain, forget, offline::Survey, rebalance};
 use crate::index::now_us;
 use crate::model::Volume;
 use crate::store::{Depth, StoreParts};
@@ -64,6 +64,11 @@ pub enum Task {
     /// See [`drain`].
     Drain {
         /// The volume, as in `--volumes`.
+        volume: String,
+    },
+    /// See [`forget`].
+    Forget {
+        /// The volume, as it was in `--volumes`.
         volume: String,
     },
 }
@@ -304,6 +309,11 @@ impl Actor {
         {
             return Err(BeginError::NoSuchVolume(volume.clone()));
         }
+        if let Task::Forget { volume } = &order.task
+            && volume.parse::<Volume>().is_err()
+        {
+            return Err(BeginError::NoSuchVolume(volume.clone()));
+        }
         self.last_id += 1;
         let id = self.last_id;
         let control = Control::default();
@@ -403,6 +413,7 @@ pub(super) fn name(task: &Task) -> &'static str {
         Task::Scrub { .. } => "scrub",
         Task::Repair { .. } => "repair",
         Task::Drain { .. } => "drain",
+        Task::Forget { .. } => "forget",
     }
 }
 
@@ -420,6 +431,10 @@ async fn perform(
         Task::Drain { volume } => {
             let volume: Volume = volume.parse().expect("it is one of ours");
             return drain::run_online(&parts, &state, &volume, &control).await;
+        }
+        Task::Forget { volume } => {
+            let volume: Volume = volume.parse().expect("it was parsed before");
+            return forget::forget(&parts, &volume, &control).await.map(drop);
         }
         Task::Scrub { quick, scheduled } => {
             let origin = if scheduled { Origin::Scheduled } else { Origin::Asked };

@@ -28,9 +28,9 @@ pub use put::{PutRequest, Stored};
 pub use rebalance::{Left, Moved, Preview};
 pub use settle::run as settle_forever;
 
-use crate::index::{Index, IndexSender, now_us};
+use crate::index::{Index, IndexError, IndexSender, now_us};
 use crate::model::{Key, Placer, Replica, VolumeMode};
-use crate::volume::{Health, Timeouts, VolumeClient, VolumeError};
+use crate::volume::{ClusterId, Health, Timeouts, VolumeClient, VolumeError};
 use log::warn;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -92,6 +92,15 @@ impl StoreParts {
     pub fn volumes(&self) -> VolumeClient {
         let client = VolumeClient::new(self.timeouts, Arc::clone(&self.health));
         client.with_credentials(self.userpass.as_deref().map(Rc::from))
+    }
+
+    /// While the cluster `now` is getting another id, volumes that have that one already are ours too.
+    pub async fn expect_next_id(&self, now: &ClusterId) -> Result<(), IndexError> {
+        let next = self.index.handle().next_cluster_id().await?;
+        if let Some(next) = next.and_then(|id| id.parse().ok()) {
+            self.health.rename_cluster(vec![next, now.clone()]);
+        }
+        Ok(())
     }
 
     /// The store of the calling thread, which must be within an actix runtime.

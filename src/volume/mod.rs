@@ -24,7 +24,7 @@ pub use error::VolumeError;
 pub use find::{Candidate, Search};
 pub use health::{Health, VolumeHealth, VolumeState};
 pub use listing::{DirEntry, EntryKind, Listing};
-pub use probe::{ClusterId, ClusterIdError, ProbeOutcome, probe_all_once, watch};
+pub use probe::{Adopt, ClusterId, ClusterIdError, ProbeOutcome, probe_all_once, set_cluster, watch};
 pub use replicate::{Outcome, Upload, UploadError};
 
 use crate::model::{CLUSTER_PATH, Replica};

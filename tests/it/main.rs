@@ -7,6 +7,7 @@
 mod admin;
 mod bad_input;
 mod export;
+mod forget;
 mod go_cluster;
 mod harness;
 mod harness_itself;
