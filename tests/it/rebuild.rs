@@ -314,6 +314,50 @@ fn nothing_is_revived(away: usize, how: Away) {
     assert_eq!(cluster.master.list("/unlink/?unlinked").len(), 12);
 }
 
+/// What the lost index was still going to remove must not come between the next writes and the next rebuild.
+#[test]
+fn what_was_still_to_be_removed_is_removed_after_a_rebuild_too() {
+    let mut cluster = Cluster::of(3, |master| master.flag("replicas", "2"));
+    let keys = |kind: &'static str| (0..12).map(move |number| format!("/{kind}/{number}"));
+    ["delete", "replace"]
+        .into_iter()
+        .for_each(|kind| keys(kind).for_each(|key| cluster.master.put(&key, b"old")));
+    cluster.volumes[0].stop();
+    eventually("the volume is known to be down", || cluster.master.log().contains("is down"));
+    for key in keys("delete") {
+        assert!([204, 503].contains(&cluster.master.call("DELETE", &key, b"").status));
+    }
+    keys("replace").for_each(|key| assert_eq!(cluster.master.call("REPLACE", &key, b"new").status, 204));
+    cluster.master.kill9();
+    let missing = cluster.volumes[0].addr();
+    lose_index(&cluster.master);
+    rebuild(&cluster.master, &["--allow-missing", &missing]);
+    // Without the volume nothing is forgotten; with it, everything is done again.
+    cluster.master.start_again();
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    cluster.master.kill9();
+    cluster.volumes[0].start_again();
+    lose_index(&cluster.master);
+    rebuild(&cluster.master, &[]);
+    cluster.master.start_again();
+    for key in keys("delete") {
+        assert_eq!(cluster.master.fetch(&key).0, 404, "{key}");
+        assert_eq!(cluster.master.call("PUT", &key, b"put").status, 201);
+    }
+    for key in keys("replace") {
+        assert_eq!(cluster.master.fetch(&key), (200, b"new".to_vec()), "{key}");
+        assert!([204, 503].contains(&cluster.master.call("DELETE", &key, b"").status));
+    }
+    cluster.master.kill9();
+    lose_index(&cluster.master);
+    rebuild(&cluster.master, &[]);
+    cluster.master.start_again();
+    keys("delete").for_each(|key| assert_eq!(cluster.master.fetch(&key), (200, b"put".to_vec()), "{key}"));
+    keys("replace").for_each(|key| assert_eq!(cluster.master.fetch(&key).0, 404, "{key}"));
+    let blobs = || cluster.files().iter().filter(|file| !file.ends_with(".meta")).count();
+    eventually("only blobs of live keys are left", || blobs() == 2 * 12);
+}
+
 #[test]
 fn damaged_and_foreign_files_are_told_and_never_taken() {
     let mut cluster = Cluster::start();

@@ -255,7 +255,8 @@ impl Walk {
         record: Option<&Record>,
         strays: Vec<Stray>,
     ) -> Result<(), StoreError> {
-        let (mut removable, mut told) = (Vec::new(), Vec::new());
+        let (mut removable, mut told, mut is_in_doubt) =
+            (Vec::<Stray>::new(), Vec::<(Stray, String)>::new(), false);
         for stray in strays {
             let path = path_of(key, stray.placed.file);
             match store.volumes().stat(&stray.placed.replica, &path).await {
@@ -265,9 +266,18 @@ impl Walk {
                     Some(objection) => told.push((stray, objection)),
                 },
                 Err(err) => {
+                    is_in_doubt = true;
                     scrub.report(Finding::new(Kind::Unreachable, Some(key), Some(&stray.placed.replica), err))
                 }
             }
+        }
+        if record.is_none()
+            && (is_in_doubt || !self.is_whole() || told.iter().any(|(stray, _)| is_blob(stray)))
+        {
+            let (sidecars, blobs) = removable.into_iter().partition(|stray| !is_blob(stray));
+            removable = blobs;
+            let what = "; it stays, as a blob that it may be the tombstone of does";
+            told.extend(Vec::from_iter(sidecars).into_iter().map(|stray| (stray, what.to_owned())));
         }
         // A replica that the index has forgotten may be the last one.
         let of_version = |stray: &&Stray| record.is_some_and(|record| is_of(stray.placed.file, record));
@@ -367,6 +377,10 @@ async fn take_back(
         }
     }
     Ok(false)
+}
+
+fn is_blob(stray: &Stray) -> bool {
+    stray.placed.file != File::Sidecar
 }
 
 fn words(stray: &Stray) -> &'static str {
