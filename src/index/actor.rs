@@ -13,7 +13,7 @@ use super::reservation::{Held, Reservation};
 use super::slots::{MAX_SLOTS, RESERVED_PREFIX, Slots, parse_slot_key, slot_key};
 use super::table::{self, Table, TableError};
 use crate::model::{File, Generation, Intent, Key, PlacedFile, Record, Replica, State, folded_path};
-use log::info;
+use log::{info, warn};
 use std::collections::{HashMap, VecDeque};
 use std::ops::{Bound, RangeBounds};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -30,6 +30,12 @@ const PAGE_ENTRIES: usize = 1000;
 
 /// Entries that are read even for a shorter page: the other state's may stand between.
 const PAGE_ENTRIES_LEAST: usize = 64;
+
+/// Files are dated by a clock that ticks this often, in µs, at the least.
+const CLOCK_TICK_US: u64 = 20_000;
+
+/// A clock that is behind by less, in µs, is not worth a word.
+const CLOCK_SLACK_US: u64 = 1_000_000;
 
 pub(super) const CLUSTER_KEY: &str = "!mkv/cluster";
 /// There while volumes are told that the cluster gets another id.
@@ -82,6 +88,10 @@ impl<T: Table> Actor<T> {
     ) -> Result<Actor<T>, TableError> {
         let cluster = cluster_id(&mut table)?;
         let slots = stored_slots(&mut table, now_us() + grace_us)?;
+        let last_time_us = table.written_us() + CLOCK_TICK_US;
+        if last_time_us > now_us() + CLOCK_SLACK_US {
+            warn!("the clock is behind what was written before; new versions are dated after that");
+        }
         if slots.unsettled() > 0 {
             info!("found {} writes that were cut off or removals that are not done", slots.unsettled());
         }
@@ -93,7 +103,7 @@ impl<T: Table> Actor<T> {
             parked: HashMap::new(),
             again: VecDeque::new(),
             cluster,
-            last_time_us: 0,
+            last_time_us,
             grace_us,
         })
     }
@@ -290,7 +300,8 @@ impl<T: Table> Actor<T> {
         }
         let intent = Intent { key: key.clone(), time_us, not_before_us: 0, files: files.clone() };
         let value = (!files.is_empty()).then(|| intent.to_value());
-        let Some(slot) = self.slots.hold_new(intent) else {
+        let is_for_writers = matches!(verb, Verb::Move(_)) && self.slots.is_nearly_full();
+        let Some(slot) = (!is_for_writers).then(|| self.slots.hold_new(intent)).flatten() else {
             let _ = reply.send(Err(IndexError::TooManyIntents));
             return;
         };

@@ -62,7 +62,9 @@ pub enum IndexError {
         key: Key,
     },
     /// More removals wait for volumes than the index keeps track of.
-    #[error("too many removals are waiting for volumes that are away; bring them back first")]
+    #[error(
+        "too many removals are waiting for volumes that are away; bring them back, or forget those that are gone for good"
+    )]
     TooManyIntents,
     /// A value in the index is not a record.
     #[error("the index entry of {key} can't be read")]

@@ -130,6 +130,11 @@ impl Slots {
         Some(slot)
     }
 
+    /// Whether what is left is for writers: jobs, which may leave a removal for every key that there is, must not stop them.
+    pub(super) fn is_nearly_full(&self) -> bool {
+        self.intents.len() >= MAX_SLOTS / 4 * 3
+    }
+
     /// Holds the key of a waiting intent for the one who settles it. `None` also when it isn't due: the slot may have
     /// gone to another write since it was listed.
     pub(super) fn hold_due(&mut self, slot: u32, now_us: u64) -> Option<Intent> {
@@ -286,5 +291,17 @@ mod tests {
         slots.let_go(held, 10);
         assert_eq!(slots.forget(&volume, 0), (Forgotten { files: 1, ..Forgotten::default() }, vec![held]));
         assert_eq!((slots.forget(&volume, 0).1, slots.unsettled()), (vec![], 2));
+    }
+    #[test]
+    fn the_last_quarter_of_the_slots_is_for_writers() {
+        let mut slots = Slots::default();
+        let key = intent("/a").key;
+        for slot in 0..MAX_SLOTS as u32 / 4 * 3 {
+            assert!(!slots.is_nearly_full());
+            slots
+                .intents
+                .insert(slot, Intent { key: key.clone(), time_us: 1, not_before_us: 0, files: vec![] });
+        }
+        assert!(slots.is_nearly_full());
     }
 }

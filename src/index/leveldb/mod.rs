@@ -46,6 +46,7 @@ use rusty_leveldb::{DB, LdbIterator, Status, StatusCode, WriteBatch};
 use std::ops::Bound;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::UNIX_EPOCH;
 
 /// A MANIFEST is only shortened by opening, and replaying it takes time with the square of its length: 6.5 MB took
 /// 7.5 s. At 1 MB it is 0.2 s.
@@ -62,6 +63,7 @@ pub struct LevelTable {
     guard: Rc<Guard>,
     options: Options,
     written_since_iterator: Option<usize>,
+    written_us: u64,
     /// Dropped last: the directory is free when the engine is done with it.
     home: Home,
 }
@@ -77,6 +79,7 @@ fn open_observed(
     options: Options,
     observer: Option<Rc<dyn Observer>>,
 ) -> Result<LevelTable, TableError> {
+    let written_us = written_us(dir);
     let guard = Guard::new(options.sync, observer.clone());
     let (mut home, origin) = Home::claim(dir, &guard)?;
     if let Origin::Foreign(table) = &origin {
@@ -86,7 +89,15 @@ fn open_observed(
     let lookup =
         lookup::lookup_above_all().map_err(|err| guard.stop_for(format!("prepare lookups: {err}")))?;
     let db = open_engine(home.dir(), &options, &guard, origin == Origin::Nobody)?;
-    Ok(LevelTable { db: Some(db), lookup, guard, options, written_since_iterator: None, home })
+    Ok(LevelTable { db: Some(db), lookup, guard, options, written_since_iterator: None, written_us, home })
+}
+
+/// When the newest file in `dir` was written, µs since 1970.
+fn written_us(dir: &Path) -> u64 {
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let times = files.filter_map(|file| file.metadata().ok()?.modified().ok());
+    let newest = times.max().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    newest.map_or(0, |since| since.as_micros() as u64)
 }
 
 fn open_engine(dir: &Path, options: &Options, guard: &Rc<Guard>, create: bool) -> Result<DB, TableError> {
@@ -175,6 +186,10 @@ impl Table for LevelTable {
         self.guard.check()?;
         self.written_since_iterator.iter_mut().for_each(|written| *written += bytes);
         Ok(())
+    }
+
+    fn written_us(&self) -> u64 {
+        self.written_us
     }
 
     fn upkeep(&mut self) -> Result<bool, TableError> {
