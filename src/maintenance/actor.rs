@@ -180,6 +180,7 @@ impl Maintenance {
             jobs,
             last_id: 0,
             is_ending: false,
+            scrub_rests_until_us: 0,
             waiting: Vec::new(),
             own,
         };
@@ -231,6 +232,8 @@ struct Actor {
     jobs: BTreeMap<u64, Entry>,
     last_id: u64,
     is_ending: bool,
+    /// A scrub of the server's own that somebody has stopped is not begun again before, µs since 1970.
+    scrub_rests_until_us: u64,
     /// Who waits for all jobs to end.
     waiting: Vec<oneshot::Sender<()>>,
     own: mpsc::Sender<Message>,
@@ -272,6 +275,10 @@ impl Actor {
                 let entry = self.jobs.get(&id);
                 if let Some(entry) = entry {
                     entry.control.stop.store(true, Ordering::Relaxed);
+                    if matches!(entry.task, Task::Scrub { scheduled: true, .. }) && entry.ended.is_none() {
+                        let every = self.schedule.scrub_every.unwrap_or_default();
+                        self.scrub_rests_until_us = now_us().saturating_add(every.as_micros() as u64);
+                    }
                 }
                 let _ = reply.send(entry.map(|entry| entry.job(id)));
             }
@@ -367,7 +374,8 @@ impl Actor {
         let remembered = self.state.get();
         let last_us = remembered.last_scrub.filter(|last| last.contents).map_or(0, |last| last.begun_us);
         let due_us = last_us.max(self.state.index_since_us()).saturating_add(every.as_micros() as u64);
-        if remembered.scrub_at.is_none() && due_us > now_us() {
+        let is_due = remembered.scrub_at.is_some() || due_us <= now_us();
+        if !is_due || self.scrub_rests_until_us > now_us() {
             return;
         }
         let task = Task::Scrub { quick: false, scheduled: true };
@@ -434,7 +442,7 @@ async fn perform(
         }
         Task::Forget { volume } => {
             let volume: Volume = volume.parse().expect("it was parsed before");
-            return forget::forget(&parts, &volume, &control).await.map(drop);
+            return forget::forget(&parts, &state, &volume, &control).await.map(drop);
         }
         Task::Scrub { quick, scheduled } => {
             let origin = if scheduled { Origin::Scheduled } else { Origin::Asked };

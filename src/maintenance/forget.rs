@@ -1,11 +1,12 @@
 //! Forget: a volume is gone for good, and nobody waits for it any more.
 //!
-//! What was to be removed from it is let go of. So that nothing of that is revived should the volume come back with what
+//! What was to be removed from it is let go of, also in future. So that nothing of that is revived should the volume come back with what
 //! it held, the cluster gets a new id first, which all other volumes are given: the forgotten one is then another cluster's,
 //! and server, jobs and rebuild refuse it until it is empty.
 
 use super::offline::{self, MaintenanceError, OfflineRequest};
 use super::pages::Pages;
+use super::state::StateFile;
 use super::{Control, Progress};
 use crate::index::{Index, IndexError};
 use crate::model::{Volume, VolumeMode};
@@ -22,7 +23,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(250);
 pub fn run(request: &OfflineRequest, volume: &Volume, control: &Control) -> Result<u64, MaintenanceError> {
     offline::run(request, control, async |opened| {
         let _watching = opened.join().await?;
-        forget(&opened.parts, volume, control).await
+        forget(&opened.parts, &opened.state, volume, control).await
     })
 }
 
@@ -30,6 +31,7 @@ pub fn run(request: &OfflineRequest, volume: &Volume, control: &Control) -> Resu
 /// or not, and forgotten some removals or none.
 pub(super) async fn forget(
     parts: &StoreParts,
+    state: &StateFile,
     volume: &Volume,
     control: &Control,
 ) -> Result<u64, MaintenanceError> {
@@ -40,18 +42,19 @@ pub(super) async fn forget(
     let stays = |other: &&Volume| *other != volume && placer.mode_of(other) != VolumeMode::Down;
     let others: BTreeSet<Volume> = placer.volumes().iter().filter(stays).cloned().collect();
     control.progress.begin("looking for keys that are still on it", 0);
-    all_are_on(&index, &others, &control.progress).await?;
+    none_is_only_elsewhere(&index, &others, &control.progress).await?;
     if let Some(away) = others.iter().find(|other| !parts.health.is_up(&other.root())) {
         return Err(MaintenanceError::Away(away.clone()));
     }
     control.progress.begin("telling the other volumes", others.len() as u64);
     rename(parts, &index, &others, control).await?;
+    state.forget(placer, volume)?;
     control.progress.begin("forgetting what was to be removed from it", 0);
     Ok(let_go(&index, volume, &control.progress).await?)
 }
 
-/// A replica on a volume that isn't told is lost, so there must be none.
-async fn all_are_on(
+/// Replicas on volumes that aren't told are lost, so no key must have only such.
+async fn none_is_only_elsewhere(
     index: &Index,
     others: &BTreeSet<Volume>,
     progress: &Progress,
@@ -61,9 +64,8 @@ async fn all_are_on(
     while let Some(records) = pages.next().await? {
         progress.add_keys(records.len() as u64);
         for record in records.into_iter().filter_map(|(_, record)| record.ok()) {
-            let elsewhere = record.replicas.iter().map(|place| place.volume());
-            if let Some(volume) = elsewhere.into_iter().find(|volume| !others.contains(volume)) {
-                first.get_or_insert(volume);
+            if !record.replicas.iter().any(|place| others.contains(&place.volume())) {
+                first = first.or(record.replicas.first().map(|place| place.volume()));
                 keys += 1;
             }
         }

@@ -63,7 +63,7 @@ pub enum MaintenanceError {
     NotGone(Volume),
     /// Replicas would be lost.
     #[error(
-        "{keys} keys are on volumes that would be left out, as {volume}; have them repaired or rebalanced first, or delete them"
+        "{keys} keys are only on volumes that would be left out, as {volume}; have them repaired or rebalanced first, or delete them"
     )]
     StillOn {
         /// One of those volumes.

@@ -29,7 +29,7 @@ pub use rebalance::{Left, Moved, Preview};
 pub use settle::run as settle_forever;
 
 use crate::index::{Index, IndexError, IndexSender, now_us};
-use crate::model::{Key, Placer, Replica, VolumeMode};
+use crate::model::{CLUSTER_PATH, Key, PlacedFile, Placer, Replica, Sidecar, VolumeMode};
 use crate::volume::{ClusterId, Health, Timeouts, VolumeClient, VolumeError};
 use log::warn;
 use std::cell::Cell;
@@ -191,11 +191,41 @@ impl Store {
 
     /// Whether files there can be written over and removed.
     fn takes_changes(&self, place: &Replica) -> bool {
-        self.placer.mode(place).takes_changes() && self.volumes.health().is_up(place)
+        self.placer.mode(place).takes_changes()
+            && self.volumes.health().is_up(place)
+            && !self.placer.is_forgotten(place)
     }
 
     fn is_readable(&self, place: &Replica) -> bool {
-        self.placer.mode(place) != VolumeMode::Down && self.volumes.health().is_up(place)
+        !self.is_gone(place) && self.volumes.health().is_up(place)
+    }
+
+    /// Whether a volume counts as dead, whatever it is.
+    fn is_gone(&self, place: &Replica) -> bool {
+        self.placer.mode(place) == VolumeMode::Down || self.placer.is_forgotten(place)
+    }
+
+    /// Of `files`, those on volumes that somebody waits for.
+    fn waited_for(&self, mut files: Vec<PlacedFile>) -> Vec<PlacedFile> {
+        files.retain(|placed| !self.placer.is_forgotten(&placed.replica));
+        files
+    }
+
+    /// Refuses to change anything on a volume that isn't ours. The ones that are given are watched; of another, which a
+    /// record or intent still names, the address may be somebody else's by now.
+    async fn change_only_ours(&self, place: &Replica) -> Result<(), VolumeError> {
+        self.ask_only_if(self.takes_changes(place), place)?;
+        if self.volumes.health().is_known(place) {
+            return Ok(());
+        }
+        let replica = place.clone();
+        let Ok(ours) = self.index.cluster_id().await else {
+            return Err(VolumeError::Unreachable { replica, reason: "the index has stopped".to_owned() });
+        };
+        match self.volumes.get(&place.volume().root(), CLUSTER_PATH, Sidecar::MAX_BYTES).await? {
+            Some(id) if id.trim_ascii() != ours.as_bytes() => Err(VolumeError::Foreign { replica }),
+            _ => Ok(()),
+        }
     }
 
     /// Refuses to ask a volume that is known not to answer: one that hangs would hold the key for its whole timeout.

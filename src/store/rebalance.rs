@@ -368,7 +368,7 @@ impl Move<'_> {
 
     async fn commit(self, record: Record, left: Vec<PlacedFile>) -> Result<Moved, StoreError> {
         let not_before_us = now_us() + self.keep_old.as_micros() as u64;
-        let ending = Ending { left, not_before_us };
+        let ending = Ending { left: self.store.waited_for(left), not_before_us };
         if record == self.record {
             self.reservation.release(ending).await?;
         } else {

@@ -84,6 +84,11 @@ impl Health {
         self.entry(replica).is_none_or(|entry| entry.state() == VolumeState::Up)
     }
 
+    /// Whether the volume of `replica` is in the table, and so is probed.
+    pub fn is_known(&self, replica: &Replica) -> bool {
+        self.entry(replica).is_some()
+    }
+
     /// Whether the volume of `replica` belongs to another cluster.
     pub(super) fn is_foreign(&self, replica: &Replica) -> bool {
         self.entry(replica).is_some_and(|entry| entry.state() == VolumeState::Foreign)

@@ -370,13 +370,46 @@ fn a_scrub_begins_by_itself_and_goes_on_after_a_restart() {
     assert!(master.master.stop().success());
     let path = master.state_file();
     let mut state: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    state["scrub_at"] = json!({ "begun_us": 5, "key": "/3" });
+    let unclean = volumes[1].addr();
+    state["scrub_at"] = json!({
+        "begun_us": 5, "key": "/3", "unclean": [unclean], "findings": { "corrupt": 2 }, "left": 1
+    });
+    state["clean"] = json!({});
     state["last_scrub"] = Value::Null;
     fs::write(&path, state.to_string()).unwrap();
     master.master.start_again();
     master.wait();
     let last = scrubbed(&master);
     assert_eq!((&last["begun_us"], &last["keys"]), (&json!(5), &json!(7 - 1)), "/4 to /9 are left: {last}");
+    assert_eq!((&last["left"], &last["findings"]), (&json!(1), &json!({ "corrupt": 2 })), "{last}");
+    let clean = |volume: &Value| volume["clean"]["contents_us"] == 5;
+    let volumes = master.json("GET", "/api/volumes", "");
+    let clean: Vec<bool> = volumes.as_array().unwrap().iter().map(clean).collect();
+    assert_eq!(clean, [true, false, true], "what was found before the restart counts: {volumes}");
+}
+
+/// Somebody who stops it wants the disks for something else.
+#[test]
+fn a_scrub_that_began_by_itself_and_was_stopped_stays_so() {
+    let volumes = volumes(3);
+    let builder = Master::builder(&addresses(&volumes)).flag("scrub-every", "1h");
+    let mut master = Administered::start(builder);
+    (0..200).for_each(|number| master.put(&format!("/{number}"), b"x"));
+    assert!(master.master.stop().success());
+    let path = master.state_file();
+    let mut state: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    state["index"]["since_us"] = json!(5);
+    fs::write(&path, state.to_string()).unwrap();
+    master.master.start_again();
+    master.wait();
+    let running = || master.json("GET", "/api/jobs", "").as_array().unwrap().clone();
+    let id = wait_for("a scrub has begun", || running().first().map(|job| job["id"].as_u64().unwrap()));
+    master.json("DELETE", &format!("/api/jobs/{id}"), "");
+    assert_eq!(master.end_of(id)["state"], "stopped");
+    assert_eq!(master.job("scrub", FAST)["state"], "done", "one that is asked for is another thing");
+    // It looks every ten seconds.
+    std::thread::sleep(Duration::from_secs(12));
+    assert_eq!(running().len(), 2);
 }
 
 #[test]

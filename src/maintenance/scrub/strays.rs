@@ -240,7 +240,9 @@ impl Walk {
             scrub.report(Finding::new(Kind::Other, Some(&key), None, err));
         }
         match (wrong, record) {
-            (Some(wrong), Some(record)) => self.sidecars(scrub, store, &key, &record, wrong).await,
+            (Some(wrong), Some(record)) => {
+                self.sidecars(scrub, store, &key, &record, &sighting.noted_at, wrong).await
+            }
             _ => Ok(()),
         }
     }
@@ -343,11 +345,12 @@ impl Walk {
         store: &Store,
         key: &Key,
         record: &Record,
+        noted_at: &[Replica],
         wrong: String,
     ) -> Result<(), IndexError> {
         let mut finding = Finding::new(Kind::WrongSidecar, Some(key), None, wrong);
         if scrub.request.repair.is_some() {
-            let rewritten = patiently(async || store.rewrite_sidecars(key).await).await;
+            let rewritten = patiently(async || store.rewrite_sidecars(key, noted_at).await).await;
             match fatal_or_not(rewritten)? {
                 Ok(()) => finding.mended = true,
                 Err(err) => finding.what += &format!("; {err}"),
@@ -367,16 +370,12 @@ async fn take_back(
     lost: &[Replica],
     repair: RepairRequest,
 ) -> Result<bool, StoreError> {
-    for replica in lost {
-        if store.adopt(key, replica).await? {
-            let what = "the last replica that is right was in no record";
-            let finding = Finding::new(Kind::Orphan, Some(key), Some(replica), what);
-            scrub.report(Finding { mended: true, ..finding });
-            store.repair(key, repair.keep_old).await?;
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let Some(replica) = store.adopt(key, lost).await? else { return Ok(false) };
+    let what = "the last replica that is right was in no record";
+    let finding = Finding::new(Kind::Orphan, Some(key), Some(&replica), what);
+    scrub.report(Finding { mended: true, ..finding });
+    store.repair(key, repair.keep_old).await?;
+    Ok(true)
 }
 
 fn is_blob(stray: &Stray) -> bool {
