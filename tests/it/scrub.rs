@@ -396,10 +396,38 @@ fn a_volume_that_is_away_is_said_and_mended_around() {
 
 #[test]
 fn an_index_that_a_server_has_is_left_alone() {
-    let cluster = Cluster::start();
-    for job in ["scrub", "repair"] {
-        let (status, said) = cluster.master.job(&[job]);
-        assert_eq!(status.code(), Some(1));
-        assert!(said.trim().lines().count() <= 2 && said.contains("stop it first"), "{said}");
-    }
+    let mut cluster = Cluster::start();
+    let volume = cluster.volumes[0].addr();
+    let jobs: [&[&str]; 9] = [
+        &["rebuild", "-q"],
+        &["rebalance", "-q"],
+        &["rebalance", "--dry-run", "-q"],
+        &["scrub", "-q"],
+        &["repair", "-q"],
+        &["drain", &volume, "-q"],
+        &["forget", "gone:1", "-q"],
+        &["volume-mode", &volume, "readonly"],
+        &["verify-index", "-q"],
+    ];
+    let refused = |master: &Master| {
+        for words in jobs {
+            let (status, said) = master.job(words);
+            assert_eq!(status.code(), Some(1), "{words:?}: {said}");
+            let is_one_line = said.trim().lines().count() == 1;
+            assert!(is_one_line && said.contains("is in use by another process"), "{words:?}: {said}");
+        }
+    };
+    refused(&cluster.master);
+    // Neither has two jobs at once.
+    (0..60).for_each(|number| cluster.master.put(&format!("/{number}"), b"x"));
+    assert!(cluster.master.stop().success());
+    let mut first = cluster.master.begin_job(&["scrub", "--rate", "1"]);
+    let has_index = || {
+        let open = fs::read_dir(format!("/proc/{}/fd", first.id())).into_iter().flatten().flatten();
+        open.filter_map(|file| fs::read_link(file.path()).ok()).any(|path| path.ends_with("LOCK"))
+    };
+    eventually("it is at work", has_index);
+    refused(&cluster.master);
+    first.kill().expect("it is our child");
+    first.wait().expect("it is our child");
 }

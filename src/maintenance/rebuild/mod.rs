@@ -236,15 +236,18 @@ impl Shared<'_> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(RebuildError::Stopped);
         }
-        let mut changes = Vec::new();
-        for (key, sighting) in walker.sightings(&folder, &trees).await? {
-            changes.extend(self.entries(walker, key, &sighting).await?);
-            self.progress.add_keys(1);
+        let mut parts = walker.parts(&folder, trees);
+        while let Some(sightings) = parts.next().await? {
+            let mut changes = Vec::new();
+            for (key, sighting) in sightings {
+                changes.extend(self.entries(walker, key, &sighting).await?);
+                self.progress.add_keys(1);
+            }
+            if !changes.is_empty() {
+                sender.send(Batch::Records(changes)).await.map_err(|_| RebuildError::Stopped)?;
+            }
         }
-        match changes.is_empty() {
-            true => Ok(()),
-            false => sender.send(Batch::Records(changes)).await.map_err(|_| RebuildError::Stopped),
-        }
+        Ok(())
     }
 
     /// The index entries of a key: its record, if it has one, and what is still to be removed of it.

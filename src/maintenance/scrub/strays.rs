@@ -156,15 +156,21 @@ impl Walk {
         if !scrub.control.turn().await {
             return Ok(());
         }
-        match walker.sightings(&folder, &self.present(scrub, trees)).await {
-            Ok(sightings) => {
-                for (key, sighting) in sightings {
-                    self.key(scrub, store, key, sighting).await?;
+        let mut parts = walker.parts(&folder, self.present(scrub, trees));
+        loop {
+            match parts.next().await {
+                Ok(None) => return Ok(()),
+                Ok(Some(sightings)) => {
+                    for (key, sighting) in sightings {
+                        self.key(scrub, store, key, sighting).await?;
+                    }
+                }
+                Err(err) => {
+                    self.unreadable(scrub, &err);
+                    return Ok(());
                 }
             }
-            Err(err) => self.unreadable(scrub, &err),
         }
-        Ok(())
     }
 
     /// Those that can be read. One that hangs would hold up everything at every folder.
