@@ -2,7 +2,7 @@
 //! the volume server on every machine.
 //!
 //! Dependencies point one way, and a test keeps it so:
-//! `main → check, cli, client, config, job, remote, server, up → api → maintenance → store → index, volume → model`.
+//! `main → check, cli, client, config, job, remote, server, up → api → maintenance → store → index, volume → model`, and `metrics` below `api`.
 //!
 //! - [`model`]: keys, paths, placement, records; pure.
 //! - [`index`]: the actor that owns the LevelDB handle and the keys' locks.
@@ -11,7 +11,8 @@
 //! - [`maintenance`]: rebuild, rebalance, scrub, repair, drain, verify-index; the actor that runs them in a server.
 //! - [`api`]: requests and status codes.
 //! - [`client`]: put and get for people; [`check`]: volumes tried out.
-//! - [`server`], [`up`], [`job`], [`remote`]: putting it together; [`shown`]: what a person sees; [`config`] and [`cli`]: what was asked for.
+//! - [`metrics`]: what `/metrics` tells.
+//! - [`server`], [`up`], [`job`], [`remote`]: putting it together; [`shown`]: what a person sees; [`text`]: what no terminal obeys; [`config`], [`cli`] and [`settings`]: what was asked for; [`logs`].
 
 pub mod api;
 pub mod check;
@@ -20,11 +21,15 @@ pub mod client;
 pub mod config;
 pub mod index;
 pub mod job;
+pub mod logs;
 pub mod maintenance;
+pub mod metrics;
 pub mod model;
 pub mod remote;
 pub mod server;
+pub mod settings;
 pub mod shown;
 pub mod store;
+pub mod text;
 pub mod up;
 pub mod volume;

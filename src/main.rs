@@ -5,11 +5,11 @@ use minikeyvalue::cli::{Arguments, Command, UndrainArguments, VolumeModeArgument
 use minikeyvalue::client::{self, ClientError};
 use minikeyvalue::config::{Config, ConfigError};
 use minikeyvalue::job::{self, JobError};
+use minikeyvalue::logs;
 use minikeyvalue::model::VolumeMode;
 use minikeyvalue::server::{self, ServerError};
-use minikeyvalue::shown::printable;
+use minikeyvalue::text::printable;
 use minikeyvalue::up::{self, UpError};
-use std::io::Write;
 use std::process::ExitCode;
 use structopt::clap::ErrorKind;
 use thiserror::Error;
@@ -45,30 +45,34 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_REFUSED);
         }
     };
-    start_logging(&arguments);
+    logs::start(arguments.verbosity());
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("mkv: {}", printable(&failure.to_string()));
-            match failure {
-                Failure::Config(_)
-                | Failure::Job(JobError::Config(_))
-                | Failure::Check(CheckError::Config(_))
-                | Failure::Client(ClientError::Config(_)) => ExitCode::from(EXIT_REFUSED),
-                Failure::Server(_)
-                | Failure::Up(_)
-                | Failure::Job(_)
-                | Failure::Client(_)
-                | Failure::Check(_) => ExitCode::FAILURE,
+        Err(failure) => match failure {
+            Failure::Config(err)
+            | Failure::Job(JobError::Config(err))
+            | Failure::Check(CheckError::Config(err))
+            | Failure::Client(ClientError::Config(err))
+            | Failure::Up(UpError::Config(err)) => {
+                eprintln!("mkv: {}", printable(&arguments.settings.explain(&err.to_string())));
+                ExitCode::from(EXIT_REFUSED)
             }
-        }
+            Failure::Server(_)
+            | Failure::Up(_)
+            | Failure::Job(_)
+            | Failure::Client(_)
+            | Failure::Check(_) => {
+                eprintln!("mkv: {}", printable(&failure.to_string()));
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.command {
         None => println!("{}", Arguments::usage()),
-        Some(Command::Server) => server::run(Config::new(arguments)?)?,
+        Some(Command::Server) => server::run(Config::new(arguments)?, || Config::read_again(Config::new))?,
         Some(Command::Up { dir }) => up::run(arguments, dir)?,
         Some(Command::Rebuild(flags)) => job::rebuild(arguments, flags)?,
         Some(Command::Export(flags)) => job::export(arguments, flags)?,
@@ -93,20 +97,4 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Some(Command::Completions { shell }) => print!("{}", Arguments::completions(*shell)),
     }
     Ok(())
-}
-
-/// `RUST_LOG` wins over `-v`, which logs every request. What is logged can hold what volumes have answered.
-fn start_logging(arguments: &Arguments) {
-    let default = match &arguments.command {
-        // They say in words what they find.
-        Some(Command::Check(_) | Command::Put(_) | Command::Get(_)) => "off",
-        _ if arguments.verbose => "info,minikeyvalue=debug",
-        _ => "info,actix_server=warn",
-    };
-    let mut builder = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default));
-    builder.format(|out, record| {
-        let (time, level, target) = (out.timestamp(), record.level(), record.target());
-        writeln!(out, "[{time} {level:<5} {target}] {}", printable(&record.args().to_string()))
-    });
-    builder.init();
 }

@@ -1,13 +1,11 @@
-//! What a person sees: how far a job or a transfer is, as a bar on a terminal and a line every few seconds elsewhere; and
-//! text from elsewhere, without what a terminal would obey.
+//! How far a job or a transfer is, for a person: a bar on a terminal, a line every few seconds elsewhere.
 
-mod text;
 mod transfer;
 
-pub use text::{json_line, json_page, printable};
 pub use transfer::Transfer;
 
 use crate::maintenance::Status;
+use crate::text::printable;
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};

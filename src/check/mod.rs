@@ -8,8 +8,8 @@ mod trial;
 
 use crate::cli::{AdminArguments, Arguments};
 use crate::config::{Config, ConfigError};
-use crate::shown::{json_page, printable};
-use crate::volume::{Health, Timeouts, VolumeClient};
+use crate::text::{json_page, printable};
+use crate::volume::{Credentials, Health, Timeouts, VolumeClient};
 use futures_util::future::join_all;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -52,7 +52,7 @@ pub fn run(arguments: &Arguments, flags: &AdminArguments) -> Result<(), CheckErr
     let timeouts = Timeouts::from_voltimeout(arguments.voltimeout);
     let mut reports: Vec<Report> = actix_rt::System::new().block_on(async {
         let client = VolumeClient::new(timeouts, Arc::new(Health::new(&volumes)));
-        let client = client.with_credentials(userpass.as_deref().map(Into::into));
+        let client = client.with_credentials(Credentials::new(userpass.as_deref()));
         let subvolumes = arguments.subvolumes;
         join_all(volumes.iter().map(|volume| {
             let has_password = userpass.is_some();

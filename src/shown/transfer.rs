@@ -1,6 +1,7 @@
 //! How far a blob on its way is.
 
-use super::{LINE_EVERY, printable};
+use super::LINE_EVERY;
+use crate::text::printable;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::Instant;
