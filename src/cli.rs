@@ -32,10 +32,9 @@ use structopt::clap::{App, AppSettings, Shell};
                   127.0.0.1:3900). scrub, repair, rebalance, drain, undrain and volume-mode work in a running server with\n\
                   --admin ADDR, or else on a stopped one's index. rebuild and verify-index need it stopped; check and\n\
                   export need no server at all.\n\n\
-                  A flag wins over its environment variable, and that over the file of --config (replicas = 2,\n\
-                  volumes = [\"a:1\", \"b:1\"]). SIGHUP has a server read the file again.\n\n\
                   Every flag can be written with one dash, as in the Go original (-volumes a:1,b:1 -protect -md5sum=false),\n\
-                  before or behind the command.",
+                  before or behind the command. A flag wins over its environment variable, and that over the file of --config\n\
+                  (replicas = 2, volumes = [\"a:1\", \"b:1\"]). SIGHUP has a server read the file again.",
     global_settings = &[
         AppSettings::UnifiedHelpMessage,
         AppSettings::DeriveDisplayOrder,
@@ -535,6 +534,16 @@ impl Arguments {
         Words { program, flags, rest }.parse()
     }
 
+    /// What is to be logged.
+    pub fn verbosity(&self) -> Verbosity {
+        match &self.command {
+            // They say in words what they find.
+            Some(Command::Check(_) | Command::Put(_) | Command::Get(_)) => Verbosity::Nothing,
+            _ if self.verbose => Verbosity::Requests,
+            _ => Verbosity::Events,
+        }
+    }
+
     /// The parser; what stands above [`Command`] would otherwise be told as what the whole is about.
     fn app() -> App<'static, 'static> {
         Arguments::clap()
@@ -551,16 +560,6 @@ impl Arguments {
         let mut script = Vec::new();
         Arguments::app().gen_completions_to("mkv", shell, &mut script);
         String::from_utf8_lossy(&script).into_owned()
-    }
-
-    /// What is to be logged.
-    pub fn verbosity(&self) -> Verbosity {
-        match &self.command {
-            // They say in words what they find.
-            Some(Command::Check(_) | Command::Put(_) | Command::Get(_)) => Verbosity::Nothing,
-            _ if self.verbose => Verbosity::Requests,
-            _ => Verbosity::Events,
-        }
     }
 
     /// The text that `--help` shows.

@@ -181,7 +181,8 @@ impl Config {
 
     /// The volumes alone, at least one.
     pub fn volumes(arguments: &Arguments) -> Result<Vec<Volume>, ConfigError> {
-        let volumes = names(arguments).map(str::parse).collect::<Result<Vec<Volume>, _>>()?;
+        let volumes = names(arguments).map(str::parse).collect::<Result<Vec<Volume>, _>>();
+        let volumes = volumes.map_err(ConfigError::Volumes)?;
         if volumes.is_empty() { Err(ConfigError::NoVolumes) } else { each_once(volumes) }
     }
 

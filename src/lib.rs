@@ -2,7 +2,8 @@
 //! the volume server on every machine.
 //!
 //! Dependencies point one way, and a test keeps it so:
-//! `main → check, cli, client, config, job, remote, server, up → api → maintenance → store → index, volume → model`, and `metrics` below `api`.
+//! `main → check, cli, client, config, job, remote, server, up → api → maintenance → store → index, volume → model`, and
+//! `metrics` below `api`.
 //!
 //! - [`model`]: keys, paths, placement, records; pure.
 //! - [`index`]: the actor that owns the LevelDB handle and the keys' locks.
@@ -10,9 +11,9 @@
 //! - [`store`]: the use cases, free of HTTP.
 //! - [`maintenance`]: rebuild, rebalance, scrub, repair, drain, verify-index; the actor that runs them in a server.
 //! - [`api`]: requests and status codes.
-//! - [`client`]: put and get for people; [`check`]: volumes tried out.
 //! - [`metrics`]: what `/metrics` tells.
-//! - [`server`], [`up`], [`job`], [`remote`]: putting it together; [`shown`]: what a person sees; [`text`]: what no terminal obeys; [`config`], [`cli`] and [`settings`]: what was asked for; [`logs`].
+//! - [`client`]: put and get for people; [`check`]: volumes tried out.
+//! - [`server`], [`up`], [`job`], [`remote`]: putting it together; [`shown`]: how far a job or a transfer is; [`text`]: what no terminal obeys; [`config`], [`cli`] and [`settings`]: what was asked for; [`logs`].
 
 pub mod api;
 pub mod check;

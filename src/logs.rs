@@ -7,7 +7,7 @@ use std::io::Write;
 
 const RUST_LOG: &str = "RUST_LOG";
 
-/// Starts it, once in the life of a process.
+/// Starts it, once in the life of a process. What is logged can hold what volumes have answered.
 pub fn start(verbosity: Verbosity) {
     let env = Env::default().filter_or(RUST_LOG, "info,actix_server=warn,minikeyvalue=debug");
     let mut builder = Builder::from_env(env);
@@ -23,11 +23,11 @@ pub fn start(verbosity: Verbosity) {
 /// What is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verbosity {
-    /// Nothing at all.
+    /// Nothing: the command says by itself what happens.
     Nothing,
-    /// What happens.
+    /// All but requests.
     Events,
-    /// Requests as well, one line each.
+    /// Requests too, one line each.
     Requests,
 }
 
