@@ -29,8 +29,8 @@ use structopt::clap::{App, AppSettings, Shell};
     template = "mkv {version}: {about}\n\nUSAGE:\n    {usage}\n\nCOMMANDS:\n{subcommands}\n\nFLAGS:\n{unified}\n\n{after-help}",
     after_help = "mkv COMMAND --help tells about one command.\n\n\
                   put and get speak to a server (--server); status, volumes, jobs and ls to its admin port (--admin, or\n\
-                  127.0.0.1:3900). scrub, repair, rebalance, drain, undrain and volume-mode work in a running server with\n\
-                  --admin ADDR, or else on a stopped one's index. rebuild and verify-index need it stopped; check and\n\
+                  127.0.0.1:3900). scrub, repair, rebalance, drain, forget, undrain and volume-mode work in a running server\n\
+                  with --admin ADDR, or else on a stopped one's index. rebuild and verify-index need it stopped; check and\n\
                   export need no server at all.\n\n\
                   Every flag can be written with one dash, as in the Go original (-volumes a:1,b:1 -protect -md5sum=false),\n\
                   before or behind the command. A flag wins over its environment variable, and that over the file of --config\n\
@@ -204,6 +204,8 @@ pub enum Command {
     Rebalance(RebalanceArguments),
     /// Move everything off a volume, which takes no new blobs from now on
     Drain(DrainArguments),
+    /// Wait no more for a volume that is gone for good: with its removals forgotten, it must come back empty or not at all
+    Forget(ForgetArguments),
     /// Let a volume take blobs again
     Undrain(UndrainArguments),
     /// Say what a volume is to be used for: alive, readonly, drain, or down
@@ -385,6 +387,18 @@ pub struct DrainArguments {
     /// Copy no faster than this: 100 (blobs per second), 50MB (per second), or both as 100,50MB
     #[structopt(long, value_name = "RATE")]
     pub rate: Option<Rate>,
+}
+
+/// What to forget.
+#[derive(Debug, Clone, PartialEq, StructOpt)]
+pub struct ForgetArguments {
+    /// For all jobs.
+    #[structopt(flatten)]
+    pub job: JobArguments,
+
+    /// As it was in --volumes
+    #[structopt(name = "VOLUME")]
+    pub volume: Volume,
 }
 
 /// Which volume is to take blobs again.

@@ -2,8 +2,8 @@
 //! on a terminal, a line every few seconds elsewhere. What is left to be done in the end is listed, and the exit code tells.
 
 use crate::cli::{
-    AdminArguments, Arguments, DrainArguments, ExportArguments, JobArguments, RebalanceArguments,
-    RebuildArguments, RepairArguments, ScrubArguments,
+    AdminArguments, Arguments, DrainArguments, ExportArguments, ForgetArguments, JobArguments,
+    RebalanceArguments, RebuildArguments, RepairArguments, ScrubArguments,
 };
 use crate::config::{Config, ConfigError};
 use crate::index::table::TableError;
@@ -14,7 +14,7 @@ use crate::maintenance::scrub::{self, Origin, RepairRequest, ScrubRequest};
 use crate::maintenance::{
     Control, Effort, Finding, MaintenanceError, OfflineRequest, Pace, Progress, Rate, Task,
 };
-use crate::maintenance::{drain, verify};
+use crate::maintenance::{drain, forget, verify};
 use crate::model::{Key, Volume, VolumeMode};
 use crate::remote::{Remote, RemoteError};
 use crate::shown::Shown;
@@ -183,6 +183,21 @@ pub fn drain(arguments: &Arguments, flags: &DrainArguments) -> Result<(), JobErr
     let request = offline(Config::new(arguments)?);
     let control = control(flags.rate, &flags.job);
     run("drain", &control, &flags.job, || drain::run(&request, &flags.volume, &control))
+}
+
+/// Runs `mkv forget`.
+pub fn forget(arguments: &Arguments, flags: &ForgetArguments) -> Result<(), JobError> {
+    if let Some(remote) = remote(arguments)? {
+        let task = Task::Forget { volume: flags.volume.to_string() };
+        return Ok(remote.run(&task, None, &flags.job)?);
+    }
+    let request = offline(Config::new(arguments)?);
+    let control = control(None, &flags.job);
+    let work = || forget::run(&request, &flags.volume, &control);
+    let files = shown("forget", &control.progress, flags.job.quiet, work)
+        .map_err(|err| JobError::Cluster("forget", err))?;
+    println!("{files} files were to be removed from {} and are forgotten", flags.volume);
+    Ok(())
 }
 
 /// Runs `mkv undrain` and `mkv volume-mode`.

@@ -80,6 +80,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Some(Command::Scrub(flags)) => job::scrub(arguments, flags)?,
         Some(Command::Repair(flags)) => job::repair(arguments, flags)?,
         Some(Command::Drain(flags)) => job::drain(arguments, flags)?,
+        Some(Command::Forget(flags)) => job::forget(arguments, flags)?,
         Some(Command::Undrain(UndrainArguments { flags, volume })) => {
             job::set_mode(arguments, volume, VolumeMode::Alive, flags)?;
         }

@@ -13,7 +13,7 @@ use crate::maintenance::{Maintenance, MaintenanceError, Schedule};
 use crate::metrics::Metrics;
 use crate::model::Volume;
 use crate::store::{Access, StoreParts, note_tombstones, settle_forever};
-use crate::volume::{self, ClusterId, Credentials, Health, ProbeOutcome, Timeouts};
+use crate::volume::{self, Adopt, ClusterId, Credentials, Health, ProbeOutcome, Timeouts};
 use actix_rt::signal::unix::{Signal, SignalKind, signal};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer};
@@ -151,9 +151,10 @@ async fn serve(
         .await?
         .parse()
         .map_err(|err| TableError::Corrupt { reason: format!("the cluster id can't be read: {err}") })?;
+    parts.store.expect_next_id(&cluster).await?;
     let state = Arc::new(StateFile::open(&config.db).map_err(MaintenanceError::from)?);
     state.apply(&parts.store.placer);
-    check_volumes(&parts, &cluster, config.adopt).await?;
+    check_volumes(&parts, &cluster, config.adopt.into()).await?;
     let server = listen(&config, &parts)?;
     let jobs = StoreParts { timeouts: Timeouts::for_jobs(config.voltimeout), ..parts.store.clone() };
     let maintenance = Maintenance::start(jobs, state, Schedule { scrub_every: config.scrub_every });
@@ -164,7 +165,7 @@ async fn serve(
         // Has them counted.
         parts.store.index.handle().key_counts().await?;
     }
-    work_in_background(&parts, cluster, config.adopt);
+    work_in_background(&parts, cluster, config.adopt.into());
     info!("serving {} volumes on port {}", config.placer.volumes().len(), config.port);
     let reload = Reload { config, read_again, parts, token, maintenance: maintenance.clone() };
     actix_rt::spawn(reload.at(hangups));
@@ -181,7 +182,7 @@ async fn serve(
 }
 
 /// Looks at every volume once, so that the first requests know which are up.
-async fn check_volumes(parts: &Parts, cluster: &ClusterId, adopt: bool) -> Result<(), ServerError> {
+async fn check_volumes(parts: &Parts, cluster: &ClusterId, adopt: Adopt) -> Result<(), ServerError> {
     for (volume, outcome) in volume::probe_all_once(&parts.store.volumes(), cluster, adopt).await {
         if let ProbeOutcome::Foreign { found: theirs } = outcome {
             return Err(ServerError::Foreign { volume, theirs, ours: cluster.to_string() });
@@ -244,7 +245,7 @@ fn address(listen: Option<IpAddr>) -> IpAddr {
 }
 
 /// Probes and removals run in a thread of their own, so that they never wait for clients nor clients for them.
-fn work_in_background(parts: &Parts, cluster: ClusterId, adopt: bool) {
+fn work_in_background(parts: &Parts, cluster: ClusterId, adopt: Adopt) {
     let arbiter = actix_rt::Arbiter::new();
     let parts = parts.clone();
     arbiter.spawn_fn(move || {

@@ -7,12 +7,14 @@
 use super::IndexError;
 use super::census::Census;
 use super::files_at;
-use super::message::{Change, Claimed, Listing, Message, Page, PageRequest, Records, Reserved, Verb};
+use super::message::{
+    Change, Claimed, Forgotten, Listing, Message, Page, PageRequest, Records, Reserved, Verb,
+};
 use super::reservation::{Held, Reservation};
 use super::slots::{MAX_SLOTS, RESERVED_PREFIX, Slots, parse_slot_key, slot_key};
 use super::table::{self, Table, TableError};
 use crate::model::{File, Generation, Intent, Key, PlacedFile, Record, Replica, State, folded_path};
-use log::info;
+use log::{info, warn};
 use std::collections::{HashMap, VecDeque};
 use std::ops::{Bound, RangeBounds};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -30,7 +32,15 @@ const PAGE_ENTRIES: usize = 1000;
 /// Entries that are read even for a shorter page: the other state's may stand between.
 const PAGE_ENTRIES_LEAST: usize = 64;
 
+/// Files are dated by a clock that ticks this often, in µs, at the least.
+const CLOCK_TICK_US: u64 = 20_000;
+
+/// A clock that is behind by less, in µs, is not worth a word.
+const CLOCK_SLACK_US: u64 = 1_000_000;
+
 pub(super) const CLUSTER_KEY: &str = "!mkv/cluster";
+/// There while volumes are told that the cluster gets another id.
+pub(super) const NEXT_CLUSTER_KEY: &str = "!mkv/cluster-next";
 /// There while the tombstones of a copied index have no sidecars yet.
 pub(super) const UNNOTED_KEY: &str = "!mkv/unnoted";
 
@@ -67,6 +77,7 @@ struct Batch {
 enum After {
     Reserved(Held, oneshot::Sender<Reserved>),
     Done(oneshot::Sender<()>),
+    Forgotten(Forgotten, oneshot::Sender<Forgotten>),
     Ended { slot: u32, waits_until: Option<u64>, reply: oneshot::Sender<()> },
 }
 
@@ -80,6 +91,10 @@ impl<T: Table> Actor<T> {
     ) -> Result<Actor<T>, TableError> {
         let cluster = cluster_id(&mut table)?;
         let slots = stored_slots(&mut table, now_us() + grace_us)?;
+        let last_time_us = table.written_us() + CLOCK_TICK_US;
+        if last_time_us > now_us() + CLOCK_SLACK_US {
+            warn!("the clock is behind what was written before; new versions are dated after that");
+        }
         if slots.unsettled() > 0 {
             info!("found {} writes that were cut off or removals that are not done", slots.unsettled());
         }
@@ -91,7 +106,7 @@ impl<T: Table> Actor<T> {
             parked: HashMap::new(),
             again: VecDeque::new(),
             cluster,
-            last_time_us: 0,
+            last_time_us,
             grace_us,
             census: None,
         })
@@ -199,6 +214,31 @@ impl<T: Table> Actor<T> {
                 batch.after.push(After::Done(reply));
             }
             Message::ClusterId { reply } => drop(reply.send(self.cluster.clone())),
+            Message::NextClusterId { reply } => drop(reply.send(self.next_cluster()?)),
+            Message::BeginRename { reply } => {
+                if self.next_cluster()?.is_none() {
+                    let value = new_cluster_id()?.into_bytes();
+                    batch.changes.push(table::Change::Put { key: NEXT_CLUSTER_KEY.into(), value });
+                }
+                batch.after.push(After::Done(reply));
+            }
+            Message::EndRename { reply } => {
+                if let Some(next) = self.next_cluster()? {
+                    let value = next.clone().into_bytes();
+                    batch.changes.push(table::Change::Put { key: CLUSTER_KEY.into(), value });
+                    batch.changes.push(table::Change::Delete { key: NEXT_CLUSTER_KEY.into() });
+                    self.cluster = next;
+                }
+                batch.after.push(After::Done(reply));
+            }
+            Message::Forget { volume, from, reply } => {
+                let (forgotten, slots) = self.slots.forget(&volume, from);
+                for slot in slots {
+                    let value = self.slots.intent(slot).map_or_else(Vec::new, Intent::to_value);
+                    batch.changes.push(table::Change::Put { key: slot_key(slot), value });
+                }
+                batch.after.push(After::Forgotten(forgotten, reply));
+            }
             Message::Close => batch.close = true,
         }
         Ok(())
@@ -218,6 +258,7 @@ impl<T: Table> Actor<T> {
                     }
                 }
                 After::Done(reply) => drop(reply.send(())),
+                After::Forgotten(forgotten, reply) => drop(reply.send(forgotten)),
                 After::Ended { slot, waits_until, reply } => {
                     self.free(slot, waits_until);
                     let _ = reply.send(());
@@ -275,7 +316,8 @@ impl<T: Table> Actor<T> {
         }
         let intent = Intent { key: key.clone(), time_us, not_before_us: 0, files: files.clone() };
         let value = (!files.is_empty()).then(|| intent.to_value());
-        let Some(slot) = self.slots.hold_new(intent) else {
+        let is_for_writers = matches!(verb, Verb::Move(_)) && self.slots.is_nearly_full();
+        let Some(slot) = (!is_for_writers).then(|| self.slots.hold_new(intent)).flatten() else {
             let _ = reply.send(Err(IndexError::TooManyIntents));
             return;
         };
@@ -375,6 +417,11 @@ impl<T: Table> Actor<T> {
         let value = self.table.get_many(&[key.as_bytes()])?.pop().flatten();
         let record = value.map(|value| Record::parse(&value)).transpose();
         Ok(record.map_err(|source| IndexError::Record { key: key.clone(), source }))
+    }
+
+    fn next_cluster(&mut self) -> Result<Option<String>, TableError> {
+        let id = self.table.get_many(&[NEXT_CLUSTER_KEY.as_bytes()])?.pop().flatten();
+        Ok(id.map(|id| String::from_utf8_lossy(&id).into_owned()))
     }
 
     fn is_unnoted(&mut self) -> Result<bool, TableError> {
@@ -498,8 +545,7 @@ fn cluster_id<T: Table>(table: &mut T) -> Result<String, TableError> {
     if let Some(id) = table.get_many(&[CLUSTER_KEY.as_bytes()])?.pop().flatten() {
         return Ok(String::from_utf8_lossy(&id).into_owned());
     }
-    let id = random_id()
-        .map_err(|err| TableError::Io { reason: format!("no random numbers for a cluster id: {err}") })?;
+    let id = new_cluster_id()?;
     table.write(&founding_entries(&id))?;
     Ok(id)
 }
@@ -508,6 +554,10 @@ fn cluster_id<T: Table>(table: &mut T) -> Result<String, TableError> {
 pub fn founding_entries(id: &str) -> [table::Change; 2] {
     let put = |key: &str, value: &[u8]| table::Change::Put { key: key.into(), value: value.into() };
     [put(CLUSTER_KEY, id.as_bytes()), put(FORMAT_KEY, FORMAT_VERSION)]
+}
+
+fn new_cluster_id() -> Result<String, TableError> {
+    random_id().map_err(|err| TableError::Io { reason: format!("no random numbers for a cluster id: {err}") })
 }
 
 fn random_id() -> std::io::Result<String> {

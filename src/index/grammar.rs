@@ -1,6 +1,6 @@
 //! What an entry of the index may be, for those that read all of them.
 
-use super::actor::{CLUSTER_KEY, FORMAT_KEY, UNNOTED_KEY};
+use super::actor::{CLUSTER_KEY, FORMAT_KEY, NEXT_CLUSTER_KEY, UNNOTED_KEY};
 use super::slots::parse_slot_key;
 use crate::model::{Intent, Key, Record};
 use std::collections::BTreeSet;
@@ -24,7 +24,7 @@ pub fn fault_of(key: &[u8], value: &[u8]) -> Option<String> {
 
 /// The server's own entries, which lie below all keys.
 fn fault_of_reserved(key: &[u8], value: &[u8]) -> Option<String> {
-    if [CLUSTER_KEY, FORMAT_KEY, UNNOTED_KEY].iter().any(|known| known.as_bytes() == key) {
+    if [CLUSTER_KEY, NEXT_CLUSTER_KEY, FORMAT_KEY, UNNOTED_KEY].iter().any(|known| known.as_bytes() == key) {
         return None;
     }
     match parse_slot_key(key) {

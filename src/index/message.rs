@@ -1,7 +1,7 @@
 //! What can be said to the index actor. Each message is a verb that carries its invariant, with its own reply.
 
 use super::{IndexError, KeyCounts, Reservation};
-use crate::model::{Intent, Key, PlacedFile, Record, RecordError, Replica, State};
+use crate::model::{Intent, Key, PlacedFile, Record, RecordError, Replica, State, Volume};
 use std::ops::Bound;
 use tokio::sync::oneshot;
 
@@ -82,6 +82,17 @@ pub struct Records {
     pub next: Option<Bound<Vec<u8>>>,
 }
 
+/// What was let go of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Files that were to be removed.
+    pub files: u64,
+    /// Whether somebody holds a key that has more of them.
+    pub is_held: bool,
+    /// The slot to go on from; `None` behind the last.
+    pub next: Option<u32>,
+}
+
 type Reply<T> = oneshot::Sender<T>;
 pub(super) type Reserved = Result<Reservation, IndexError>;
 pub(super) type Claimed = Result<Option<Reservation>, IndexError>;
@@ -156,6 +167,24 @@ pub(super) enum Message {
     },
     ClusterId {
         reply: Reply<String>,
+    },
+    /// The id that the cluster is getting, if it is.
+    NextClusterId {
+        reply: Reply<Option<String>>,
+    },
+    /// Makes that id, if there is none.
+    BeginRename {
+        reply: Reply<()>,
+    },
+    /// Makes it the cluster's.
+    EndRename {
+        reply: Reply<()>,
+    },
+    /// Lets go of what waits to be removed from a volume, in some slots from `from` on.
+    Forget {
+        volume: Volume,
+        from: u32,
+        reply: Reply<Forgotten>,
     },
     Close,
 }

@@ -17,14 +17,14 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 
-use crate::model::{File, Intent, Key, PlacedFile, Record, RecordError, Replica};
+use crate::model::{File, Intent, Key, PlacedFile, Record, RecordError, Replica, Volume};
 pub use actor::{files_of_record, founding_entries, now_us};
 pub use census::KeyCounts;
 pub use grammar::fault_of;
 use lookups::Lookups;
 use measured::Measured;
 use message::Message;
-pub use message::{Listing, Page, PageRequest, Records, Verb};
+pub use message::{Forgotten, Listing, Page, PageRequest, Records, Verb};
 pub use reservation::{Ending, Reservation};
 use std::ops::Bound;
 use std::rc::Rc;
@@ -65,7 +65,9 @@ pub enum IndexError {
         key: Key,
     },
     /// More removals wait for volumes than the index keeps track of.
-    #[error("too many removals are waiting for volumes that are away; bring them back first")]
+    #[error(
+        "too many removals are waiting for volumes that are away; bring them back, or forget those that are gone for good"
+    )]
     TooManyIntents,
     /// A value in the index is not a record.
     #[error("the index entry of {key} can't be read")]
@@ -234,6 +236,28 @@ impl Index {
         self.ask(|reply| Message::ClusterId { reply }).await
     }
 
+    /// The id that the cluster is getting; `None` if it isn't getting another.
+    pub async fn next_cluster_id(&self) -> Result<Option<String>, IndexError> {
+        self.ask(|reply| Message::NextClusterId { reply }).await
+    }
+
+    /// Makes the id that the cluster is to get, unless one was made that no volume may have been told yet.
+    pub async fn begin_rename(&self) -> Result<String, IndexError> {
+        self.ask(|reply| Message::BeginRename { reply }).await?;
+        Ok(self.next_cluster_id().await?.expect("one was made"))
+    }
+
+    /// The cluster has the id that it was to get; all its volumes have been told.
+    pub async fn end_rename(&self) -> Result<(), IndexError> {
+        self.ask(|reply| Message::EndRename { reply }).await
+    }
+
+    /// Lets go of what waits to be removed from `volume`, in some thousand slots from `from` on.
+    pub async fn forget(&self, volume: &Volume, from: u32) -> Result<Forgotten, IndexError> {
+        let volume = volume.clone();
+        self.ask(|reply| Message::Forget { volume, from, reply }).await
+    }
+
     async fn send(&self, message: Message) -> Result<(), IndexError> {
         self.sender.send(message).await.map_err(|_| IndexError::Stopped)
     }
@@ -248,6 +272,13 @@ impl Index {
 /// The entry that marks an index as copied from another program's; see [`Index::is_unnoted`].
 pub fn copy_mark() -> table::Entry {
     (actor::UNNOTED_KEY.into(), b"1".to_vec())
+}
+
+/// The entry of an intent that waits, for those who make an index anew. `None` when half of all slots are taken: writes
+/// need some too, and what is left out is found by a scrub.
+pub fn waiting_entry(slot: u32, intent: &Intent) -> Option<table::Change> {
+    let put = || table::Change::Put { key: slots::slot_key(slot), value: intent.to_value() };
+    (slot < slots::MAX_SLOTS as u32 / 2).then(put)
 }
 
 /// Each of `kinds` at each of `replicas`.

@@ -3,7 +3,8 @@
 //! Intents live in numbered slots of the index that are overwritten again and again, so that a write leaves no
 //! tombstone in the engine. A slot is either free, held by a writer, or waiting to be settled.
 
-use crate::model::{Intent, Key, PlacedFile};
+use super::message::Forgotten;
+use crate::model::{Intent, Key, PlacedFile, Volume};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// All entries that are not keys of blobs begin with this; keys begin with `/`, which sorts behind.
@@ -11,6 +12,9 @@ pub(super) const RESERVED_PREFIX: &str = "!mkv/";
 
 /// Slots that may exist: each waiting intent costs some 300 bytes of memory, so 300 MB at the most.
 pub(super) const MAX_SLOTS: usize = 1_000_000;
+
+/// Slots that are looked at in one go: a few milliseconds.
+const FORGET_SLOTS: u32 = 4096;
 
 const SLOT_PREFIX: &str = "!mkv/intent/";
 
@@ -126,6 +130,11 @@ impl Slots {
         Some(slot)
     }
 
+    /// Whether what is left is for writers: jobs, which may leave a removal for every key that there is, must not stop them.
+    pub(super) fn is_nearly_full(&self) -> bool {
+        self.intents.len() >= MAX_SLOTS / 4 * 3
+    }
+
     /// Holds the key of a waiting intent for the one who settles it. `None` also when it isn't due: the slot may have
     /// gone to another write since it was listed.
     pub(super) fn hold_due(&mut self, slot: u32, now_us: u64) -> Option<Intent> {
@@ -190,6 +199,30 @@ impl Slots {
         }
     }
 
+    /// Drops the files on `volume` from waiting intents, in some slots from `from` on; also answers the slots that changed.
+    /// An intent without files is none any more. Held ones are left to who holds them.
+    pub(super) fn forget(&mut self, volume: &Volume, from: u32) -> (Forgotten, Vec<u32>) {
+        let to = self.used.min(from.saturating_add(FORGET_SLOTS));
+        let mut forgotten = Forgotten { next: (to < self.used).then_some(to), ..Forgotten::default() };
+        let mut changed = Vec::new();
+        for slot in from..to {
+            let is_held = !self.due_of.contains_key(&slot);
+            let Some(intent) = self.intents.get_mut(&slot) else { continue };
+            let count = intent.files.iter().filter(|placed| placed.replica.volume() == *volume).count();
+            if count > 0 && is_held {
+                forgotten.is_held = true;
+            } else if count > 0 {
+                forgotten.files += count as u64;
+                intent.files.retain(|placed| placed.replica.volume() != *volume);
+                if intent.files.is_empty() {
+                    self.clear(slot);
+                }
+                changed.push(slot);
+            }
+        }
+        (forgotten, changed)
+    }
+
     pub(super) fn unsettled(&self) -> usize {
         self.due.len()
     }
@@ -208,6 +241,7 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{File, Replica};
 
     fn intent(key: &str) -> Intent {
         let key = Key::new(key.as_bytes()).expect("it is a key");
@@ -230,5 +264,44 @@ mod tests {
         assert!(slots.hold_due(slot, 20).is_none(), "it is not due");
         assert_eq!(slots.hold_due(slot, 70).map(|intent| intent.key), Some(intent("/b").key));
         assert!(slots.hold_due(slot, 70).is_none(), "it is held");
+    }
+    #[test]
+    fn what_waits_for_a_forgotten_volume_waits_no_more() {
+        let places = |names: &str| -> Vec<PlacedFile> {
+            let place = |name: &str| name.parse::<Replica>().expect("a place");
+            let file = |name| PlacedFile { file: File::Blob(None), replica: place(name), in_doubt: false };
+            names.split(' ').map(file).collect()
+        };
+        let mut slots = Slots::default();
+        let mut add = |key, names| {
+            let slot = slots.hold_new(Intent { files: places(names), ..intent(key) }).expect("there is room");
+            if key != "/held" {
+                slots.let_go(slot, 10);
+            }
+            slot
+        };
+        let (alone, both) = (add("/alone", "a:1/sv00 a:1/sv01"), add("/both", "a:1/sv00 b:1"));
+        let (other, held) = (add("/other", "b:1 a:10"), add("/held", "a:1"));
+        let volume = "a:1".parse().expect("a volume");
+        let forgotten = Forgotten { files: 3, is_held: true, next: None };
+        assert_eq!(slots.forget(&volume, 0), (forgotten, vec![alone, both]));
+        assert!(slots.intent(alone).is_none() && !slots.has_intents(&intent("/alone").key));
+        assert_eq!(slots.intent(both).map(|intent| intent.files.clone()), Some(places("b:1")));
+        assert_eq!(slots.intent(other).map(|intent| intent.files.len()), Some(2));
+        slots.let_go(held, 10);
+        assert_eq!(slots.forget(&volume, 0), (Forgotten { files: 1, ..Forgotten::default() }, vec![held]));
+        assert_eq!((slots.forget(&volume, 0).1, slots.unsettled()), (vec![], 2));
+    }
+    #[test]
+    fn the_last_quarter_of_the_slots_is_for_writers() {
+        let mut slots = Slots::default();
+        let key = intent("/a").key;
+        for slot in 0..MAX_SLOTS as u32 / 4 * 3 {
+            assert!(!slots.is_nearly_full());
+            slots
+                .intents
+                .insert(slot, Intent { key: key.clone(), time_us: 1, not_before_us: 0, files: vec![] });
+        }
+        assert!(slots.is_nearly_full());
     }
 }

@@ -41,6 +41,11 @@ pub trait Table {
     /// nor a power cut takes them back.
     fn write(&mut self, changes: &[Change]) -> Result<(), TableError>;
 
+    /// When it was last written before it was opened, µs since 1970, by the clock of that time; 0 if nobody knows.
+    fn written_us(&self) -> u64 {
+        0
+    }
+
     /// Does a bounded piece of upkeep (compaction, garbage), and says whether more is waiting.
     /// Called when no request waits; should return within a few milliseconds.
     fn upkeep(&mut self) -> Result<bool, TableError>;

@@ -8,7 +8,7 @@ use super::scrub::{self, Origin, RepairRequest, ScrubRequest};
 use super::state::StateFile;
 use super::status::{Control, Status, word};
 use super::threads::{Effort, yield_to_clients};
-use super::{MaintenanceError, Rate, drain, offline::Survey, rebalance};
+use super::{MaintenanceError, Rate, drain, forget, offline::Survey, rebalance};
 use crate::index::now_us;
 use crate::model::Volume;
 use crate::store::{Depth, StoreParts};
@@ -67,11 +67,16 @@ pub enum Task {
         /// The volume, as in `--volumes`.
         volume: String,
     },
+    /// See [`forget`].
+    Forget {
+        /// The volume, as it was in `--volumes`.
+        volume: String,
+    },
 }
 
 impl Task {
     /// The names of all tasks, as in the API.
-    pub const NAMES: [&str; 4] = ["rebalance", "scrub", "repair", "drain"];
+    pub const NAMES: [&str; 5] = ["rebalance", "scrub", "repair", "drain", "forget"];
 
     /// The task's name.
     pub fn name(&self) -> &'static str {
@@ -80,6 +85,7 @@ impl Task {
             Task::Scrub { .. } => "scrub",
             Task::Repair { .. } => "repair",
             Task::Drain { .. } => "drain",
+            Task::Forget { .. } => "forget",
         }
     }
 }
@@ -197,6 +203,7 @@ impl Maintenance {
             jobs,
             last_id: 0,
             is_ending: false,
+            scrub_rests_until_us: 0,
             waiting: Vec::new(),
             own,
         };
@@ -254,6 +261,8 @@ struct Actor {
     jobs: BTreeMap<u64, Entry>,
     last_id: u64,
     is_ending: bool,
+    /// A scrub of the server's own that somebody has stopped is not begun again before, µs since 1970.
+    scrub_rests_until_us: u64,
     /// Who waits for all jobs to end.
     waiting: Vec<oneshot::Sender<()>>,
     own: mpsc::Sender<Message>,
@@ -295,6 +304,10 @@ impl Actor {
                 let entry = self.jobs.get(&id);
                 if let Some(entry) = entry {
                     entry.control.stop.store(true, Ordering::Relaxed);
+                    if matches!(entry.task, Task::Scrub { scheduled: true, .. }) && entry.ended.is_none() {
+                        let every = self.schedule.scrub_every.unwrap_or_default();
+                        self.scrub_rests_until_us = now_us().saturating_add(every.as_micros() as u64);
+                    }
                 }
                 let _ = reply.send(entry.map(|entry| entry.job(id)));
             }
@@ -330,6 +343,11 @@ impl Actor {
         }
         if let Task::Drain { volume } = &order.task
             && !self.parts.placer.volumes().iter().any(|known| known.as_str() == volume)
+        {
+            return Err(BeginError::NoSuchVolume(volume.clone()));
+        }
+        if let Task::Forget { volume } = &order.task
+            && volume.parse::<Volume>().is_err()
         {
             return Err(BeginError::NoSuchVolume(volume.clone()));
         }
@@ -388,7 +406,8 @@ impl Actor {
         let remembered = self.state.get();
         let last_us = remembered.last_scrub.filter(|last| last.contents).map_or(0, |last| last.begun_us);
         let due_us = last_us.max(self.state.index_since_us()).saturating_add(every.as_micros() as u64);
-        if remembered.scrub_at.is_none() && due_us > now_us() {
+        let is_due = remembered.scrub_at.is_some() || due_us <= now_us();
+        if !is_due || self.scrub_rests_until_us > now_us() {
             return;
         }
         let task = Task::Scrub { quick: false, scheduled: true };
@@ -441,6 +460,10 @@ async fn perform(
         Task::Drain { volume } => {
             let volume: Volume = volume.parse().expect("it is one of ours");
             return drain::run_online(&parts, &state, &volume, &control).await;
+        }
+        Task::Forget { volume } => {
+            let volume: Volume = volume.parse().expect("it was parsed before");
+            return forget::forget(&parts, &state, &volume, &control).await.map(drop);
         }
         Task::Scrub { quick, scheduled } => {
             let origin = if scheduled { Origin::Scheduled } else { Origin::Asked };

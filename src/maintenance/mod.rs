@@ -5,6 +5,7 @@
 mod actor;
 pub mod drain;
 pub mod export;
+pub mod forget;
 mod offline;
 mod pace;
 mod pages;

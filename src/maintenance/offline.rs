@@ -7,8 +7,8 @@ use crate::index::table::TableError;
 use crate::index::{self, Index, IndexError, IndexServer, leveldb};
 use crate::model::{Placer, Replica, Volume};
 use crate::store::{StoreOptions, StoreParts};
-use crate::volume::{self, ClusterId, Credentials, Health, ProbeOutcome, Timeouts};
-use actix_rt::signal::unix::{SignalKind, signal};
+use crate::volume::{self, Adopt, ClusterId, Credentials, Health, ProbeOutcome, Timeouts, VolumeError};
+use actix_rt::signal::unix::{Signal, SignalKind, signal};
 use actix_rt::task::JoinHandle;
 use arc_swap::ArcSwap;
 use futures_util::future::{Either, select};
@@ -59,6 +59,25 @@ pub enum MaintenanceError {
         /// The cluster that the index names.
         ours: String,
     },
+    /// It can only be forgotten when it is gone.
+    #[error("{0} is one of the volumes; set its mode to down first, or leave it out of --volumes")]
+    NotGone(Volume),
+    /// Replicas would be lost.
+    #[error(
+        "{keys} keys are only on volumes that would be left out, as {volume}; have them repaired or rebalanced first, or delete them"
+    )]
+    StillOn {
+        /// One of those volumes.
+        volume: Volume,
+        /// How many keys.
+        keys: u64,
+    },
+    /// Every other volume has to be there.
+    #[error("{0} doesn't answer, and has to be there when another is forgotten; nothing was changed")]
+    Away(Volume),
+    /// It could not be told the cluster's new id.
+    #[error("{0}; nothing is forgotten yet, run it again")]
+    Untold(#[source] VolumeError),
     /// Not one of the cluster's.
     #[error("{0} is none of the volumes in --volumes")]
     NoSuchVolume(Volume),
@@ -74,6 +93,9 @@ pub enum MaintenanceError {
         /// How many are needed.
         replicas: usize,
     },
+    /// A second signal.
+    #[error("ended at once; what was cut off is put in order by the next run")]
+    CutOff,
     /// The state of the cluster can't be kept.
     #[error(transparent)]
     State(#[from] super::state::StateError),
@@ -84,11 +106,11 @@ pub(super) struct Opened {
     pub(super) parts: StoreParts,
     pub(super) survey: Survey,
     pub(super) state: Arc<StateFile>,
-    adopt: bool,
+    adopt: Adopt,
 }
 
-/// Runs `work` on an index that nobody else has open. A first Ctrl-C or SIGTERM stops it. Blocks the calling
-/// thread.
+/// Runs `work` on an index that nobody else has open. A first Ctrl-C or SIGTERM stops it, a second one ends it at once.
+/// Blocks the calling thread.
 pub(super) fn run<T>(
     request: &OfflineRequest,
     control: &Control,
@@ -121,21 +143,25 @@ pub(super) fn run<T>(
     })
 }
 
-/// The first signal lets what has begun come to its end.
-async fn until_stopped<T>(work: impl Future<Output = T>, stop: &AtomicBool) -> T {
+/// The first signal lets what has begun come to its end; the second doesn't wait for it.
+async fn until_stopped<T>(
+    work: impl Future<Output = Result<T, MaintenanceError>>,
+    stop: &AtomicBool,
+) -> Result<T, MaintenanceError> {
     let mut work = pin!(work);
-    let signals = async {
-        let mut signals = SIGNALS.map(|kind| signal(kind()).expect("the system delivers signals"));
-        let [terminate, interrupt] = &mut signals;
-        select(pin!(terminate.recv()), pin!(interrupt.recv())).await;
-    };
-    match select(work.as_mut(), pin!(signals)).await {
-        Either::Left((done, _)) => done,
-        Either::Right(_) => {
-            stop.store(true, Ordering::Relaxed);
-            work.await
-        }
+    let mut signals = SIGNALS.map(|kind| signal(kind()).expect("the system delivers signals"));
+    if let Either::Left((done, _)) = select(work.as_mut(), pin!(next_of(&mut signals))).await {
+        return done;
     }
+    stop.store(true, Ordering::Relaxed);
+    match select(work, pin!(next_of(&mut signals))).await {
+        Either::Left((done, _)) => done,
+        Either::Right(_) => Err(MaintenanceError::CutOff),
+    }
+}
+
+async fn next_of([terminate, interrupt]: &mut [Signal; 2]) {
+    select(pin!(terminate.recv()), pin!(interrupt.recv())).await;
 }
 
 const SIGNALS: [fn() -> SignalKind; 2] = [SignalKind::terminate, SignalKind::interrupt];
@@ -166,28 +192,40 @@ impl Opened {
             options: Arc::new(ArcSwap::from_pointee(request.store.clone())),
             userpass: Credentials::new(request.userpass.as_deref()),
         };
-        Opened { parts, survey, state, adopt: request.adopt }
+        Opened { parts, survey, state, adopt: request.adopt.into() }
     }
 
     /// Finds out which volumes are up, and goes on doing so. The volumes that are given must be ours, or nobody's until
     /// now; of others that records name it is enough that they are not asked.
     pub(super) async fn join(&self) -> Result<Watching, MaintenanceError> {
+        self.watch(self.adopt).await
+    }
+
+    /// As [`Opened::join`], for those who only look: nobody's volume stays so.
+    pub(super) async fn look(&self) -> Result<Watching, MaintenanceError> {
+        self.watch(Adopt::None).await
+    }
+
+    async fn watch(&self, adopt: Adopt) -> Result<Watching, MaintenanceError> {
         let ours = self.parts.index.handle().cluster_id().await.map_err(MaintenanceError::Index)?;
         let cluster: ClusterId = ours.parse().map_err(|err| {
             MaintenanceError::Table(TableError::Corrupt {
                 reason: format!("the cluster id can't be read: {err}"),
             })
         })?;
+        self.parts.expect_next_id(&cluster).await?;
         let client = self.parts.volumes();
-        for (volume, outcome) in volume::probe_all_once(&client, &cluster, self.adopt).await {
+        for (volume, outcome) in volume::probe_all_once(&client, &cluster, adopt).await {
             match outcome {
-                ProbeOutcome::Foreign { found: theirs } if self.parts.placer.volumes().contains(&volume) => {
+                ProbeOutcome::Foreign { found: theirs }
+                    if self.adopt != Adopt::All && self.parts.placer.volumes().contains(&volume) =>
+                {
                     return Err(MaintenanceError::Foreign { volume, theirs, ours });
                 }
                 _ => {}
             }
         }
-        Ok(Watching(actix_rt::spawn(volume::watch(client, cluster, self.adopt))))
+        Ok(Watching(actix_rt::spawn(volume::watch(client, cluster, adopt))))
     }
 }
 

@@ -112,6 +112,7 @@ pub(super) async fn run_online(parts: &StoreParts, control: &Control) -> Result<
 /// Finds out what [`run`] would do, and does nothing.
 pub fn preview(request: &OfflineRequest, control: &Control) -> Result<Rebalanced, MaintenanceError> {
     offline::run(request, control, async |opened| {
+        let _watching = opened.look().await?;
         control.progress.begin("looking", opened.survey.away);
         Ok(preview_all(&opened.parts.store(), control).await?)
     })

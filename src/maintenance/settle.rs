@@ -2,7 +2,7 @@
 
 use super::Control;
 use crate::index::IndexError;
-use crate::model::{Replica, Volume};
+use crate::model::Volume;
 use crate::store::{Store, StoreError};
 use actix_rt::time::sleep;
 use std::collections::BTreeMap;
@@ -46,8 +46,7 @@ pub(super) async fn settle_rest(store: &Store, grace: Duration, control: &Contro
             Err(err) => log::warn!("settling what earlier writes left: {err}"),
         }
         let waiting = store.index().waiting(INTENTS_LOOKED_AT).await?;
-        let can_go = |replica: &Replica| store.volumes().health().is_up(replica);
-        if !waiting.iter().any(|(_, intent)| intent.files.iter().any(|placed| can_go(&placed.replica))) {
+        if !waiting.iter().any(|(_, intent)| store.will_be_ready(intent)) {
             return Ok(());
         }
         let count = store.index().unsettled().await?;

@@ -8,7 +8,7 @@ use crate::index::now_us;
 use crate::model::{Placer, Volume, VolumeMode};
 use log::warn;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -33,6 +33,8 @@ pub struct StateError {
 pub struct Remembered {
     /// Volumes that are not simply alive.
     pub volumes: BTreeMap<String, VolumeMode>,
+    /// Volumes that are gone for good.
+    pub forgotten: BTreeSet<String>,
     /// The last scrub that came to its end.
     pub last_scrub: Option<ScrubSummary>,
     /// When each volume was last found clean.
@@ -83,12 +85,21 @@ pub struct Used {
 }
 
 /// A scrub that isn't done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScrubPosition {
     /// When it began, µs since 1970.
     pub begun_us: u64,
     /// The last key that is done, percent-encoded.
     pub key: String,
+    /// Volumes about which something was found so far.
+    #[serde(default)]
+    pub unclean: BTreeSet<String>,
+    /// What was found so far, by kind, mended or not.
+    #[serde(default)]
+    pub findings: BTreeMap<Kind, u64>,
+    /// How many findings were left so far.
+    #[serde(default)]
+    pub left: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,8 +169,22 @@ impl StateFile {
         self.write(&json).map_err(|source| StateError { path: self.path.clone(), source })
     }
 
-    /// Has `placer` know the modes that are remembered.
+    /// Has `placer` know the modes that are remembered, and what was forgotten and isn't used again.
     pub fn apply(&self, placer: &Placer) {
+        self.apply_modes(placer);
+        let forgotten: Vec<Volume> =
+            self.lock().forgotten.iter().filter_map(|name| name.parse().ok()).collect();
+        for volume in forgotten {
+            let is_ours = placer.volumes().contains(&volume);
+            if !is_ours || placer.mode_of(&volume) == VolumeMode::Down {
+                placer.forget(&volume);
+            } else if let Err(err) = self.change(|now| now.forgotten.retain(|name| name != volume.as_str())) {
+                warn!("remembering that {volume} is used again: {err}");
+            }
+        }
+    }
+
+    fn apply_modes(&self, placer: &Placer) {
         for (name, mode) in &self.lock().volumes {
             let is_ours = name.parse::<Volume>().is_ok_and(|volume| placer.set_mode(&volume, *mode));
             if !is_ours {
@@ -188,11 +213,26 @@ impl StateFile {
                 replicas: placer.replicas(),
             });
         }
-        self.change(|now| match mode {
-            VolumeMode::Alive => drop(now.volumes.remove(volume.as_str())),
-            mode => drop(now.volumes.insert(volume.to_string(), mode)),
+        self.change(|now| {
+            match mode {
+                VolumeMode::Alive => drop(now.volumes.remove(volume.as_str())),
+                mode => drop(now.volumes.insert(volume.to_string(), mode)),
+            }
+            if mode != VolumeMode::Down {
+                now.forgotten.remove(volume.as_str());
+            }
         })?;
         placer.set_mode(volume, mode);
+        if mode != VolumeMode::Down {
+            placer.remember(volume);
+        }
+        Ok(())
+    }
+
+    /// Remembers, and has placement know, that nobody waits for a volume.
+    pub fn forget(&self, placer: &Placer, volume: &Volume) -> Result<(), StateError> {
+        self.change(|now| now.forgotten.extend([volume.to_string()]))?;
+        placer.forget(volume);
         Ok(())
     }
 

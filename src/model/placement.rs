@@ -1,8 +1,9 @@
 //! Which volumes a key belongs on: rendezvous hashing, as the Go original computes it.
 
 use super::{Replica, Volume, VolumeMode};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Places keys on a set of volumes. All clones see a volume's mode as soon as it is set.
 #[derive(Debug, Clone)]
@@ -12,6 +13,8 @@ pub struct Placer {
     subvolumes: u32,
     /// One [`VolumeMode`] for each volume.
     modes: Arc<[AtomicU8]>,
+    /// Volumes that are gone for good.
+    forgotten: Arc<RwLock<BTreeSet<Volume>>>,
 }
 
 impl Placer {
@@ -19,7 +22,7 @@ impl Placer {
     /// volume. The command line has checked the ranges.
     pub fn new(volumes: Vec<Volume>, replicas: usize, subvolumes: u32) -> Placer {
         let modes = volumes.iter().map(|_| AtomicU8::new(VolumeMode::Alive as u8)).collect();
-        Placer { volumes, replicas, subvolumes, modes }
+        Placer { volumes, replicas, subvolumes, modes, forgotten: Arc::default() }
     }
 
     /// What the operator wants of the volume of a place; one that is none of ours is as it is.
@@ -41,6 +44,26 @@ impl Placer {
     pub fn set_mode(&self, volume: &Volume, mode: VolumeMode) -> bool {
         let index = self.volumes.iter().position(|other| other == volume);
         index.map(|index| self.modes[index].store(mode as u8, Ordering::Relaxed)).is_some()
+    }
+
+    /// Whether nobody waits for the volume of a place: it was forgotten, and isn't used again.
+    pub fn is_forgotten(&self, place: &Replica) -> bool {
+        let forgotten = self.forgotten.read().unwrap_or_else(PoisonError::into_inner);
+        !forgotten.is_empty() && {
+            let volume = place.volume();
+            let is_used = self.volumes.contains(&volume) && self.mode_of(&volume) != VolumeMode::Down;
+            forgotten.contains(&volume) && !is_used
+        }
+    }
+
+    /// Nobody waits for a volume any more.
+    pub fn forget(&self, volume: &Volume) {
+        self.forgotten.write().unwrap_or_else(PoisonError::into_inner).insert(volume.clone());
+    }
+
+    /// A volume is one like the others again.
+    pub fn remember(&self, volume: &Volume) {
+        self.forgotten.write().unwrap_or_else(PoisonError::into_inner).remove(volume);
     }
 
     /// The volumes as given.
@@ -140,6 +163,19 @@ mod tests {
         );
         assert!(!placer.set_mode(&"d:1".parse().unwrap(), VolumeMode::Down));
         assert_eq!(placer.ranked(b"/k"), ranked);
+    }
+
+    #[test]
+    fn a_volume_is_forgotten_until_it_is_used_again() {
+        let placer = Placer::new(["a:1", "b:1"].map(|name| name.parse().unwrap()).to_vec(), 1, 1);
+        let (ours, stranger): (Volume, Volume) = ("a:1".parse().unwrap(), "x:1".parse().unwrap());
+        let is_forgotten = |volume: &Volume| placer.is_forgotten(&volume.root());
+        [&ours, &stranger].into_iter().for_each(|volume| placer.forget(volume));
+        assert!(is_forgotten(&stranger) && !is_forgotten(&ours), "one that is used is not");
+        placer.set_mode(&ours, VolumeMode::Down);
+        assert!(is_forgotten(&ours) && !is_forgotten(&"b:1".parse().unwrap()));
+        placer.remember(&ours);
+        assert!(!is_forgotten(&ours));
     }
 
     #[test]

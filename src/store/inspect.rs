@@ -3,9 +3,10 @@
 //! An MD5 decides, where one is known; else what more than half of the replicas have. Where neither tells, nobody is
 //! called wrong.
 
+use super::sidecars::{describe_keeping, later};
 use super::{Store, StoreError};
 use crate::index::{Ending, Reservation, Verb};
-use crate::model::{File, Key, Md5, PlacedFile, Record, Replica, VolumeMode, folded_path, path_of};
+use crate::model::{File, Key, Md5, PlacedFile, Record, Replica, folded_path, path_of};
 use crate::volume::{Content, VolumeError};
 use futures_util::future::join_all;
 
@@ -168,7 +169,7 @@ impl Store {
         replica: &Replica,
         depth: Depth,
     ) -> Result<Finding, VolumeError> {
-        if self.placer.mode(replica) == VolumeMode::Down {
+        if self.is_gone(replica) {
             return Ok(Finding::Absent);
         }
         self.ask_only_if(self.is_readable(replica), replica)?;
@@ -204,26 +205,28 @@ impl Store {
         }
     }
 
-    /// Takes a file that the record doesn't name for a replica, if no replica is left that is right and this one is.
-    /// Whether it was.
-    pub async fn adopt(&self, key: &Key, replica: &Replica) -> Result<bool, StoreError> {
+    /// Takes one of the files at `places`, which the record doesn't name, for a replica, if no replica is left that is right
+    /// and it is. Which one; none where they differ and nothing tells which is right.
+    pub async fn adopt(&self, key: &Key, places: &[Replica]) -> Result<Option<Replica>, StoreError> {
         let reservation = self.index.reserve(key, Verb::Hold).await?;
         let Some(record) = reservation.previous().cloned() else {
             reservation.release(Ending::default()).await?;
-            return Ok(false);
+            return Ok(None);
         };
         let is_lost = self.inspect(key, &record, Depth::Contents).await.faults.contains(&Fault::Missing);
         let known = self.known_beside(key, &record).await;
-        let mut seen = self.look(key, &record, std::slice::from_ref(replica), Depth::Contents).await;
-        let is_right = matches!(judge(&mut seen, known), Verdict::Right(_));
-        if !is_lost || !is_right {
+        let mut seen = self.look(key, &record, places, Depth::Contents).await;
+        let is_decided = matches!(judge(&mut seen, known), Verdict::Right(_));
+        let is_there = |seen: &&Seen| matches!(seen.finding, Finding::There { .. });
+        let right = seen.iter().find(is_there).map(|seen| seen.replica.clone());
+        let Some(right) = right.filter(|_| is_lost && is_decided) else {
             reservation.release(Ending::default()).await?;
-            return Ok(false);
-        }
-        let replicas = [record.replicas.as_slice(), std::slice::from_ref(replica)].concat();
+            return Ok(None);
+        };
+        let replicas = [record.replicas.as_slice(), std::slice::from_ref(&right)].concat();
         let replicas = self.placer.in_record_order(key.as_bytes(), replicas);
         reservation.commit(Record { replicas, ..record }, Ending::default()).await?;
-        Ok(true)
+        Ok(Some(right))
     }
 
     /// Removes files of a held key that its record doesn't name; how many are left because their volumes don't answer.
@@ -246,11 +249,11 @@ impl Store {
         }
     }
 
-    /// Has the sidecars of a key say what the record says, newer than every other that there may be.
-    pub async fn rewrite_sidecars(&self, key: &Key) -> Result<(), StoreError> {
+    /// Has the sidecars of a key say what the record says, newer than those that there are and those at other `places`.
+    pub async fn rewrite_sidecars(&self, key: &Key, places: &[Replica]) -> Result<(), StoreError> {
         let reservation = self.index.reserve(key, Verb::Hold).await?;
         let failures = match reservation.previous().cloned() {
-            Some(record) => self.rewrite_held(&reservation, &record).await,
+            Some(record) => self.rewrite_held(&reservation, &record, places).await,
             None => Vec::new(),
         };
         reservation.release(Ending::default()).await?;
@@ -260,11 +263,18 @@ impl Store {
         }
     }
 
-    async fn rewrite_held(&self, reservation: &Reservation, record: &Record) -> Vec<String> {
+    async fn rewrite_held(
+        &self,
+        reservation: &Reservation,
+        record: &Record,
+        places: &[Replica],
+    ) -> Vec<String> {
         let key = reservation.key();
         let (noted, _) = self.read_sidecars(key, &record.replicas).await;
+        let (others, _) = self.read_sidecars(key, places).await;
+        let time_us = later(&others, later(&noted, reservation.time_us()));
         let size = self.size_of(reservation, record).await;
-        let sidecar = super::sidecars::describe_keeping(record, &noted, size, reservation.time_us());
+        let sidecar = describe_keeping(record, &noted, size, time_us);
         let writes = record.replicas.iter().map(|replica| self.write_sidecar(reservation, replica, &sidecar));
         join_all(writes).await.into_iter().filter_map(|done| Some(done.err()?.to_string())).collect()
     }

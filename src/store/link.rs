@@ -2,10 +2,12 @@
 //!
 //! A sidecar says it on the volumes before the index does, so that a rebuild knows it too.
 
+use super::sidecars::{describe_keeping, later};
 use super::{Store, StoreError};
 use crate::index::{Ending, IndexError, Reservation, Verb};
 use crate::model::{Key, PlacedFile, Record, State};
 use crate::volume::Search;
+use futures_util::future::join_all;
 use log::warn;
 
 impl Store {
@@ -40,8 +42,11 @@ impl Store {
         size: Option<u64>,
     ) -> Result<(), StoreError> {
         let key = reservation.key().clone();
-        let results = self.write_sidecars(&reservation, &record, size).await;
-        let noted = results.iter().any(Result::is_ok);
+        let (noted, _) = self.read_sidecars(&key, &record.replicas).await;
+        let sidecar = describe_keeping(&record, &noted, size, later(&noted, reservation.time_us()));
+        let writes = record.replicas.iter().map(|place| self.write_sidecar(&reservation, place, &sidecar));
+        let results = join_all(writes).await;
+        let is_noted = results.iter().any(Result::is_ok);
         let (mut left, mut failures) = (Vec::new(), Vec::new());
         for (placed, result) in reservation.files().iter().zip(results) {
             if let Err(err) = result {
@@ -50,13 +55,14 @@ impl Store {
                 failures.push(err.to_string());
             }
         }
+        let left = self.waited_for(left);
         let not_before_us = self.after_grace_us();
-        if noted {
+        if is_noted {
             reservation.commit(record, Ending { left, not_before_us }).await?;
             return Ok(());
         }
         // Nothing was written for sure; what is in doubt is made to say what the record says.
-        left.retain(|placed| placed.in_doubt);
+        let left = left.into_iter().filter(|placed| placed.in_doubt).collect();
         reservation.release(Ending { left, not_before_us }).await?;
         Err(StoreError::NoSidecar { key, failures })
     }

@@ -28,9 +28,9 @@ pub use put::{PutRequest, Stored};
 pub use rebalance::{Left, Moved, Preview};
 pub use settle::run as settle_forever;
 
-use crate::index::{Index, IndexSender, now_us};
-use crate::model::{Placer, Replica, VolumeMode};
-use crate::volume::{Credentials, Health, Timeouts, VolumeClient, VolumeError};
+use crate::index::{Index, IndexError, IndexSender, now_us};
+use crate::model::{CLUSTER_PATH, PlacedFile, Placer, Replica, Sidecar, VolumeMode};
+use crate::volume::{ClusterId, Credentials, Health, Timeouts, VolumeClient, VolumeError};
 use arc_swap::ArcSwap;
 use log::warn;
 use std::cell::Cell;
@@ -93,6 +93,15 @@ impl StoreParts {
     pub fn volumes(&self) -> VolumeClient {
         let client = VolumeClient::new(self.timeouts, Arc::clone(&self.health));
         client.with_credentials(self.userpass.clone())
+    }
+
+    /// While the cluster `now` is getting another id, volumes that have that one already are ours too.
+    pub async fn expect_next_id(&self, now: &ClusterId) -> Result<(), IndexError> {
+        let next = self.index.handle().next_cluster_id().await?;
+        if let Some(next) = next.and_then(|id| id.parse().ok()) {
+            self.health.rename_cluster(vec![next, now.clone()]);
+        }
+        Ok(())
     }
 
     /// The store of the calling thread, which must be within an actix runtime.
@@ -176,11 +185,41 @@ impl Store {
 
     /// Whether files there can be written over and removed.
     fn takes_changes(&self, place: &Replica) -> bool {
-        self.placer.mode(place).takes_changes() && self.volumes.health().is_up(place)
+        self.placer.mode(place).takes_changes()
+            && self.volumes.health().is_up(place)
+            && !self.placer.is_forgotten(place)
     }
 
     fn is_readable(&self, place: &Replica) -> bool {
-        self.placer.mode(place) != VolumeMode::Down && self.volumes.health().is_up(place)
+        !self.is_gone(place) && self.volumes.health().is_up(place)
+    }
+
+    /// Whether a volume counts as dead, whatever it is.
+    fn is_gone(&self, place: &Replica) -> bool {
+        self.placer.mode(place) == VolumeMode::Down || self.placer.is_forgotten(place)
+    }
+
+    /// Of `files`, those on volumes that somebody waits for.
+    fn waited_for(&self, mut files: Vec<PlacedFile>) -> Vec<PlacedFile> {
+        files.retain(|placed| !self.placer.is_forgotten(&placed.replica));
+        files
+    }
+
+    /// Refuses to change anything on a volume that isn't ours. The ones that are given are watched; of another, which a
+    /// record or intent still names, the address may be somebody else's by now.
+    async fn change_only_ours(&self, place: &Replica) -> Result<(), VolumeError> {
+        self.ask_only_if(self.takes_changes(place), place)?;
+        if self.volumes.health().is_known(place) {
+            return Ok(());
+        }
+        let replica = place.clone();
+        let Ok(ours) = self.index.cluster_id().await else {
+            return Err(VolumeError::Unreachable { replica, reason: "the index has stopped".to_owned() });
+        };
+        match self.volumes.get(&place.volume().root(), CLUSTER_PATH, Sidecar::MAX_BYTES).await? {
+            Some(id) if id.trim_ascii() != ours.as_bytes() => Err(VolumeError::Foreign { replica }),
+            _ => Ok(()),
+        }
     }
 
     /// Refuses to ask a volume that is known not to answer: one that hangs would hold the key for its whole timeout.

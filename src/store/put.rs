@@ -301,6 +301,7 @@ impl Write<'_> {
         let replaced = previous.is_some_and(Record::is_live);
         let mut left = self.left_at_lost_places();
         left.extend(previous.map_or_else(Vec::new, |old| outdated(self.reservation.key(), old, &record)));
+        let left = self.store.waited_for(left);
         let ending = Ending { left, not_before_us: self.store.after_grace_us() };
         self.reservation.commit(record, ending).await?;
         if self.good.iter().any(|place| !self.home.contains(place)) {

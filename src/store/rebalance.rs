@@ -182,7 +182,11 @@ impl Move<'_> {
         let (arrived, mut left) = self.fill(&plan, md5, &noted).await;
         let size = plan.size.or(arrived.first().map(|(_, size)| *size));
         let arrived: Vec<Replica> = arrived.into_iter().map(|(place, _)| place).collect();
-        let kept = keep(&self.placement, &seen, &arrived, size);
+        let wanted = self.store.placer.replicas();
+        if self.placement.len() < wanted {
+            self.leave(None, "too few volumes are to keep blobs, so it stays where it is");
+        }
+        let kept = keep(&self.placement, wanted, &seen, &arrived, size);
         self.report_damaged(&seen, &kept, size);
         let dropped: Vec<Replica> =
             self.record.replicas.iter().filter(|place| !kept.contains(place)).cloned().collect();
@@ -365,7 +369,7 @@ impl Move<'_> {
 
     async fn commit(self, record: Record, left: Vec<PlacedFile>) -> Result<Moved, StoreError> {
         let not_before_us = now_us() + self.keep_old.as_micros() as u64;
-        let ending = Ending { left, not_before_us };
+        let ending = Ending { left: self.store.waited_for(left), not_before_us };
         if record == self.record {
             self.reservation.release(ending).await?;
         } else {
@@ -420,8 +424,15 @@ fn plan(record: &Record, placement: &[Replica], seen: &[Seen], size: Option<u64>
 }
 
 /// The places that the record is to name, in no order: the placement as far as there are replicas, and of the others
-/// as many as it takes to have no fewer good ones than there should be.
-fn keep(placement: &[Replica], seen: &[Seen], arrived: &[Replica], size: Option<u64>) -> Vec<Replica> {
+/// as many as it takes to have `wanted` good ones. The placement itself may be shorter, when too few volumes are to keep
+/// blobs.
+fn keep(
+    placement: &[Replica],
+    wanted: usize,
+    seen: &[Seen],
+    arrived: &[Replica],
+    size: Option<u64>,
+) -> Vec<Replica> {
     let finding = |place: &Replica| seen.iter().find(|seen| seen.replica == *place).map(|seen| &seen.finding);
     let is_good = |place: &Replica| {
         arrived.contains(place)
@@ -431,7 +442,7 @@ fn keep(placement: &[Replica], seen: &[Seen], arrived: &[Replica], size: Option<
         is_good(place) || matches!(finding(place), Some(Finding::There { .. } | Finding::Silent(_)))
     };
     let mut kept: Vec<Replica> = placement.iter().filter(stays).cloned().collect();
-    let mut lacking = placement.len().saturating_sub(kept.iter().filter(|place| is_good(place)).count());
+    let mut lacking = wanted.saturating_sub(kept.iter().filter(|place| is_good(place)).count());
     let others = || seen.iter().map(|seen| &seen.replica).filter(|place| !placement.contains(place));
     let good = others().filter(|place| is_good(place));
     let silent = others().filter(|place| matches!(finding(place), Some(Finding::Silent(_))));
@@ -561,8 +572,9 @@ mod tests {
     #[test]
     fn no_good_replica_goes_before_there_are_enough() {
         let check = |placement, found, arrived, expected: &str| {
-            let kept = keep(&places(placement), &seen(found), &places(arrived), Some(5));
-            assert_eq!(names(&kept), expected, "{found} to {placement}, {arrived} arrived");
+            let placement = places(placement);
+            let kept = keep(&placement, placement.len(), &seen(found), &places(arrived), Some(5));
+            assert_eq!(names(&kept), expected, "{found} to {placement:?}, {arrived} arrived");
         };
         check("d e f", "a=5 b=5 c=5", "d e f", "d e f");
         check("d e f", "a=5 b=5 c=5", "d", "d a b");
@@ -575,5 +587,7 @@ mod tests {
         check("a b c", "a=x b=5 c=5", "a", "a b c");
         check("a b", "a=f5 b=5 c=5", "", "a b");
         check("b c d", "a=5 b=5 c=5 d=5", "", "b c d");
+        let kept = |placement| names(&keep(&places(placement), 3, &seen("a=5 b=5 c=5"), &[], Some(5)));
+        assert_eq!((kept("b"), kept("")), ("b a c".into(), "a b c".into()), "too few volumes keep blobs");
     }
 }

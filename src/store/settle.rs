@@ -4,7 +4,7 @@
 //! the record says, everything else goes. Failed writes settle their own files at once; what they could not
 //! reach, what a crash cut off, and overwritten versions are settled here in the background when they are due.
 
-use super::sidecars::{describe_keeping, tombstone};
+use super::sidecars::{describe_keeping, later, tombstone};
 use super::{Access, Store, StoreError};
 use crate::index::{Ending, IndexError, Reservation, now_us};
 use crate::model::{File, Intent, Key, PlacedFile, Record, path_of};
@@ -61,10 +61,13 @@ impl Store {
         Ok(more)
     }
 
-    /// Sidecars alone are no reason to begin while a blob has to wait: a tombstone stays as long as the blob.
     fn any_ready(&self, intent: &Intent) -> bool {
-        let has_blobs = intent.files.iter().any(is_blob);
-        intent.files.iter().any(|placed| is_blob(placed) == has_blobs && self.is_ready(placed))
+        deciding(intent).any(|placed| self.is_ready(placed))
+    }
+
+    /// Whether an intent waits for time to go by, and not for a volume.
+    pub fn will_be_ready(&self, intent: &Intent) -> bool {
+        deciding(intent).any(|placed| self.takes_changes(&placed.replica))
     }
 
     /// Whether the answer of the file's volume would be final: it is up and, where something is in doubt, has been for
@@ -73,7 +76,8 @@ impl Store {
         let health = self.volumes.health();
         let quiet_us = self.options.load().grace_us();
         let since = health.last_unreachable_us(&placed.replica).map_or(0, |time_us| time_us + quiet_us);
-        self.takes_changes(&placed.replica) && (!placed.in_doubt || since <= now_us())
+        let answers = self.takes_changes(&placed.replica) && (!placed.in_doubt || since <= now_us());
+        answers || self.placer.is_forgotten(&placed.replica)
     }
 
     /// Settles intents of one key, one after another. When somebody is writing it, the rest is put off: what can't be
@@ -126,6 +130,7 @@ impl Store {
         files: Vec<PlacedFile>,
         mut left: Vec<PlacedFile>,
     ) -> Vec<PlacedFile> {
+        let files = self.waited_for(files);
         let (blobs, sidecars): (Vec<_>, Vec<_>) = files.into_iter().partition(is_blob);
         let current = reservation.previous();
         let settled = blobs.into_iter().map(|placed| async move {
@@ -155,14 +160,15 @@ impl Store {
             _ => None,
         };
         let settle = sidecars.into_iter().map(|placed| async move {
+            if record.is_some_and(|_| !is_named(&placed)) || (record.is_none() && !blobs_left) {
+                return self.remove_file(reservation, placed).await;
+            }
+            let beside = std::slice::from_ref(&placed.replica);
+            let (noted, _) = self.read_sidecars(reservation.key(), beside).await;
+            let time_us = later(&noted, reservation.time_us());
             let sidecar = match record {
-                Some(record) if is_named(&placed) => {
-                    let beside = std::slice::from_ref(&placed.replica);
-                    let (noted, _) = self.read_sidecars(reservation.key(), beside).await;
-                    describe_keeping(record, &noted, size, reservation.time_us())
-                }
-                None if blobs_left => tombstone(reservation.time_us()),
-                _ => return self.remove_file(reservation, placed).await,
+                Some(record) => describe_keeping(record, &noted, size, time_us),
+                None => tombstone(time_us),
             };
             let written = self.write_sidecar(reservation, &placed.replica, &sidecar).await;
             // A tombstone goes when the last blob has gone.
@@ -184,12 +190,18 @@ impl Store {
 
     async fn remove_file(&self, reservation: &Reservation, placed: PlacedFile) -> Option<PlacedFile> {
         let path = path_of(reservation.key(), placed.file);
-        let removed = match self.ask_only_if(self.takes_changes(&placed.replica), &placed.replica) {
+        let removed = match self.change_only_ours(&placed.replica).await {
             Ok(()) => self.volumes.delete(&placed.replica, &path).await,
             Err(err) => Err(err),
         };
         left_of(reservation, placed, removed.map(|_| false))
     }
+}
+
+/// Sidecars alone are no reason to begin while a blob has to wait: a tombstone stays as long as the blob.
+fn deciding(intent: &Intent) -> impl Iterator<Item = &PlacedFile> {
+    let has_blobs = intent.files.iter().any(is_blob);
+    intent.files.iter().filter(move |placed| is_blob(placed) == has_blobs)
 }
 
 fn is_blob(placed: &PlacedFile) -> bool {

@@ -28,7 +28,7 @@ impl Store {
         replica: &Replica,
         sidecar: &Sidecar,
     ) -> Result<(), VolumeError> {
-        self.ask_only_if(self.takes_changes(replica), replica)?;
+        self.change_only_ours(replica).await?;
         let path = path_of(reservation.key(), File::Sidecar);
         self.volumes.put(replica, &path, Bytes::from(sidecar.to_json()), sidecar.state_time).await
     }
@@ -71,6 +71,12 @@ pub(super) fn beside_copy(
         Some(newest) if agrees(newest, record) => Some(newest.clone()),
         _ => Some(describe_keeping(record, noted, size, time_us)),
     }
+}
+
+/// A time for a sidecar that is to be believed instead of those that are there, newest first: theirs are later when a
+/// clock was set back.
+pub(super) fn later(noted: &[Sidecar], time_us: u64) -> u64 {
+    noted.first().map_or(time_us, |newest| time_us.max(newest.state_time.saturating_add(1)))
 }
 
 /// As [`describe`], with what earlier sidecars of the same version tell and the index doesn't know.

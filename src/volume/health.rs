@@ -3,7 +3,7 @@
 //!
 //! A failed connect takes a volume out at once. Anything less only wakes its probe. Only a probe brings it back.
 
-use super::VolumeError;
+use super::{ClusterId, VolumeError};
 use crate::model::{Replica, Volume};
 use log::{error, info, warn};
 use metrics::{Counter, Gauge, counter, gauge};
@@ -44,6 +44,8 @@ pub struct VolumeHealth {
 pub struct Health {
     entries: Vec<Entry>,
     by_name: HashMap<String, usize>,
+    /// The ids of the cluster since it got another; none before.
+    ids: Mutex<Vec<ClusterId>>,
 }
 
 pub(super) struct Entry {
@@ -66,12 +68,29 @@ impl Health {
         let now_us = now_us();
         let entries: Vec<Entry> = volumes.iter().map(|volume| Entry::new(volume, now_us)).collect();
         let name = |(index, volume): (usize, &Volume)| (volume.to_string(), index);
-        Health { entries, by_name: volumes.iter().enumerate().map(name).collect() }
+        let by_name = volumes.iter().enumerate().map(name).collect();
+        Health { entries, by_name, ids: Mutex::default() }
+    }
+
+    /// From now on volumes with one of `ids` are ours, and those that become ours get the first.
+    pub fn rename_cluster(&self, ids: Vec<ClusterId>) {
+        *self.ids.lock().unwrap_or_else(PoisonError::into_inner) = ids;
+    }
+
+    /// The ids whose volumes are ours, where the cluster was `cluster` when the process began.
+    pub(super) fn ids(&self, cluster: &ClusterId) -> Vec<ClusterId> {
+        let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        if ids.is_empty() { vec![cluster.clone()] } else { ids.clone() }
     }
 
     /// Whether the volume of `replica` can be used. A volume that is not in the table counts as up.
     pub fn is_up(&self, replica: &Replica) -> bool {
         self.entry(replica).is_none_or(|entry| entry.state() == VolumeState::Up)
+    }
+
+    /// Whether the volume of `replica` is in the table, and so is probed.
+    pub fn is_known(&self, replica: &Replica) -> bool {
+        self.entry(replica).is_some()
     }
 
     /// Whether the volume of `replica` belongs to another cluster.

@@ -26,7 +26,7 @@ pub use find::{Candidate, Search};
 pub use greeting::Greeting;
 pub use health::{Health, VolumeHealth, VolumeState};
 pub use listing::{DirEntry, EntryKind, Listing};
-pub use probe::{ClusterId, ClusterIdError, ProbeOutcome, probe_all_once, watch};
+pub use probe::{Adopt, ClusterId, ClusterIdError, ProbeOutcome, probe_all_once, set_cluster, watch};
 pub use replicate::{Outcome, Upload, UploadError};
 
 use crate::model::{CLUSTER_PATH, Replica};

@@ -43,6 +43,24 @@ pub struct ClusterIdError {
     text: String,
 }
 
+/// Which volumes become ours by being probed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adopt {
+    /// None: nothing is written.
+    None,
+    /// Those that belong to nobody.
+    Ownerless,
+    /// All.
+    All,
+}
+
+/// As `--adopt` has it.
+impl From<bool> for Adopt {
+    fn from(adopt: bool) -> Adopt {
+        if adopt { Adopt::All } else { Adopt::Ownerless }
+    }
+}
+
 /// What a probe found.
 #[derive(Debug, Clone)]
 pub enum ProbeOutcome {
@@ -89,8 +107,8 @@ impl fmt::Display for ClusterId {
 }
 
 /// Probes every volume of the client's [`Health`](super::Health) about once a second, for ever. Runs in one arbiter,
-/// with the server's own credentials. With `adopt`, a foreign volume is made ours.
-pub async fn watch(client: VolumeClient, cluster: ClusterId, adopt: bool) {
+/// with the server's own credentials.
+pub async fn watch(client: VolumeClient, cluster: ClusterId, adopt: Adopt) {
     let health = client.health().clone();
     let slots = Semaphore::new(MAX_PROBES);
     let watches = health.entries().iter().zip(0..).map(|(entry, index)| {
@@ -105,7 +123,7 @@ pub async fn watch(client: VolumeClient, cluster: ClusterId, adopt: bool) {
 pub async fn probe_all_once(
     client: &VolumeClient,
     cluster: &ClusterId,
-    adopt: bool,
+    adopt: Adopt,
 ) -> Vec<(Volume, ProbeOutcome)> {
     let health = client.health().clone();
     let slots = Semaphore::new(MAX_PROBES);
@@ -120,7 +138,7 @@ async fn watch_one(
     client: &VolumeClient,
     entry: &Entry,
     cluster: &ClusterId,
-    adopt: bool,
+    adopt: Adopt,
     slots: &Semaphore,
     offset: Duration,
 ) {
@@ -139,7 +157,7 @@ async fn probe(
     client: &VolumeClient,
     entry: &Entry,
     cluster: &ClusterId,
-    adopt: bool,
+    adopt: Adopt,
     slots: &Semaphore,
 ) -> ProbeOutcome {
     let _slot = slots.acquire().await.expect("the semaphore is never closed");
@@ -158,13 +176,17 @@ async fn probe(
     outcome
 }
 
-async fn look(client: &VolumeClient, root: &Replica, cluster: &ClusterId, adopt: bool) -> ProbeOutcome {
+async fn look(client: &VolumeClient, root: &Replica, cluster: &ClusterId, adopt: Adopt) -> ProbeOutcome {
+    let ours = client.health().ids(cluster);
+    let is_ours = |content: &[u8]| ours.iter().any(|id| content.trim_ascii() == id.as_str().as_bytes());
+    let cluster = ours.first().unwrap_or(cluster);
     match client.get(root, CLUSTER_PATH, MAX_ID_BYTES * 2).await {
-        Ok(Some(content)) if content.trim_ascii() == cluster.as_str().as_bytes() => ProbeOutcome::Up,
-        Ok(Some(_)) if adopt => make_ours(client, root, cluster).await,
+        Ok(Some(content)) if is_ours(&content) => ProbeOutcome::Up,
+        Ok(Some(_)) if adopt == Adopt::All => make_ours(client, root, cluster).await,
         Ok(Some(content)) => ProbeOutcome::Foreign { found: String::from_utf8_lossy(&content).into_owned() },
+        Ok(None) if adopt == Adopt::None => ProbeOutcome::Up,
         Ok(None) => make_ours(client, root, cluster).await,
-        Err(VolumeError::TooLarge { .. }) if adopt => make_ours(client, root, cluster).await,
+        Err(VolumeError::TooLarge { .. }) if adopt == Adopt::All => make_ours(client, root, cluster).await,
         Err(VolumeError::TooLarge { .. }) => ProbeOutcome::Foreign { found: "a longer file".into() },
         Err(VolumeError::Refused { status: 401, .. }) => ProbeOutcome::Up,
         Err(error) => ProbeOutcome::Down { error },
@@ -173,14 +195,27 @@ async fn look(client: &VolumeClient, root: &Replica, cluster: &ClusterId, adopt:
 
 /// Writes our id. A volume that can be read but refuses this one write is still up: its disk may be full.
 async fn make_ours(client: &VolumeClient, root: &Replica, cluster: &ClusterId) -> ProbeOutcome {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now_us = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
-    let content = Bytes::copy_from_slice(cluster.as_str().as_bytes());
-    match client.put(root, CLUSTER_PATH, content, now_us).await {
+    match write_id(client, root, cluster).await {
         Ok(()) => ProbeOutcome::Adopted,
         Err(VolumeError::Refused { status: 401 | 500 | 507, .. }) => ProbeOutcome::Up,
         Err(error) => ProbeOutcome::Down { error },
     }
+}
+
+/// Has a volume belong to `cluster`, whatever it belonged to.
+pub async fn set_cluster(
+    client: &VolumeClient,
+    volume: &Volume,
+    cluster: &ClusterId,
+) -> Result<(), VolumeError> {
+    write_id(client, &volume.root(), cluster).await
+}
+
+async fn write_id(client: &VolumeClient, root: &Replica, cluster: &ClusterId) -> Result<(), VolumeError> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now_us = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+    let content = Bytes::copy_from_slice(cluster.as_str().as_bytes());
+    client.put(root, CLUSTER_PATH, content, now_us).await
 }
 
 /// The failure without the volume's name, which stands before it in the log.

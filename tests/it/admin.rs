@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Administered, Master, PortLease, Volume, addresses, entries_of, eventually, http, placer, volumes,
-    wait_for,
+    Administered, Master, Mounts, PortLease, TempDir, Volume, addresses, entries_of, eventually, http,
+    placer, volumes, wait_for,
 };
 use minikeyvalue::api::admin::ROUTES;
 use minikeyvalue::model::{Key, Record};
@@ -370,13 +370,46 @@ fn a_scrub_begins_by_itself_and_goes_on_after_a_restart() {
     assert!(master.master.stop().success());
     let path = master.state_file();
     let mut state: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    state["scrub_at"] = json!({ "begun_us": 5, "key": "/3" });
+    let unclean = volumes[1].addr();
+    state["scrub_at"] = json!({
+        "begun_us": 5, "key": "/3", "unclean": [unclean], "findings": { "corrupt": 2 }, "left": 1
+    });
+    state["clean"] = json!({});
     state["last_scrub"] = Value::Null;
     fs::write(&path, state.to_string()).unwrap();
     master.master.start_again();
     master.wait();
     let last = scrubbed(&master);
     assert_eq!((&last["begun_us"], &last["keys"]), (&json!(5), &json!(7 - 1)), "/4 to /9 are left: {last}");
+    assert_eq!((&last["left"], &last["findings"]), (&json!(1), &json!({ "corrupt": 2 })), "{last}");
+    let clean = |volume: &Value| volume["clean"]["contents_us"] == 5;
+    let volumes = master.json("GET", "/api/volumes", "");
+    let clean: Vec<bool> = volumes.as_array().unwrap().iter().map(clean).collect();
+    assert_eq!(clean, [true, false, true], "what was found before the restart counts: {volumes}");
+}
+
+/// Somebody who stops it wants the disks for something else.
+#[test]
+fn a_scrub_that_began_by_itself_and_was_stopped_stays_so() {
+    let volumes = volumes(3);
+    let builder = Master::builder(&addresses(&volumes)).flag("scrub-every", "1h");
+    let mut master = Administered::start(builder);
+    (0..200).for_each(|number| master.put(&format!("/{number}"), b"x"));
+    assert!(master.master.stop().success());
+    let path = master.state_file();
+    let mut state: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    state["index"]["since_us"] = json!(5);
+    fs::write(&path, state.to_string()).unwrap();
+    master.master.start_again();
+    master.wait();
+    let running = || master.json("GET", "/api/jobs", "").as_array().unwrap().clone();
+    let id = wait_for("a scrub has begun", || running().first().map(|job| job["id"].as_u64().unwrap()));
+    master.json("DELETE", &format!("/api/jobs/{id}"), "");
+    assert_eq!(master.end_of(id)["state"], "stopped");
+    assert_eq!(master.job("scrub", FAST)["state"], "done", "one that is asked for is another thing");
+    // It looks every ten seconds.
+    std::thread::sleep(Duration::from_secs(12));
+    assert_eq!(running().len(), 2);
 }
 
 #[test]
@@ -580,4 +613,78 @@ fn a_volume_hangs_in_the_middle_of_a_rebalance_or_scrub_and_wakes() {
 #[test]
 fn a_volume_hangs_in_the_middle_of_a_repair_or_drain_and_wakes() {
     disturbed(&["repair", "drain"], |volume| volume.pause(), |volume| volume.resume());
+}
+
+/// Has a job run while a volume fills up: the job says what it could not do, nothing is lost, and with room again the next
+/// one has nothing left.
+fn filled(name: &str) {
+    let (dir, mut mounts) = (TempDir::new(), Mounts::new());
+    mounts.tmpfs(&dir.join("small"), "4m");
+    let mut volumes = volumes(4);
+    volumes.push(Volume::builder().dir(dir.join("small")).among(&mounts).start());
+    let (_before, master) = grown(&volumes, 60);
+    if name != "rebalance" {
+        assert_eq!(master.job("rebalance", FAST)["state"], "done");
+    }
+    let is_blob = |name: &String| !name.starts_with('=') && !name.contains('.');
+    if name == "repair" {
+        let blobs: Vec<String> = volumes[4].files().into_iter().filter(is_blob).collect();
+        blobs.iter().for_each(|name| fs::remove_file(volumes[4].dir().join(name)).unwrap());
+    }
+    let options = |rate: &str| match name {
+        "drain" => json!({ "volume": volumes[0].addr(), "rate": rate }).to_string(),
+        _ => json!({ "rate": rate }).to_string(),
+    };
+    let id = master.json("POST", &format!("/api/jobs/{name}"), &options("40"))["id"].as_u64().unwrap();
+    let done = |job: &Value| job["status"]["done"].as_u64().unwrap();
+    eventually("the job is in the middle", || {
+        done(&master.json("GET", &format!("/api/jobs/{id}"), "")) >= 10
+    });
+    let filler = volumes[4].dir().join("filler");
+    assert!(fs::write(&filler, vec![1; 8 << 20]).is_err(), "the volume has room for that");
+    for number in 60..70 {
+        master.put(&format!("/{number}"), format!("content of {number}").as_bytes());
+    }
+    let ended = master.end_of(id);
+    if name == "scrub" {
+        assert_eq!((&ended["state"], &ended["status"]["problems"]), (&json!("done"), &json!(0)), "{ended}");
+    } else {
+        let is_told = |finding: &Value| {
+            finding["what"].as_str().is_some_and(|what| what.contains("500"))
+                || finding["kind"] == "under-replicated"
+                || finding["what"].as_str().is_some_and(|what| what.contains("still on it"))
+        };
+        let findings = ended["status"]["findings"].as_array().unwrap();
+        assert!(ended["state"] == "left" && findings.iter().any(is_told), "{name}: {ended}");
+    }
+    check_plain(&master, 70);
+    fs::remove_file(&filler).unwrap();
+    if name != "scrub" {
+        eventually("nothing is left", || master.job(name, &options("unlimited"))["state"] == "done");
+    }
+    assert_eq!(master.job("rebalance", FAST)["state"], "done");
+    eventually("old copies are removed", || master.json("GET", "/api/status", "")["unsettled"] == 0);
+    check_plain(&master, 70);
+    let scrub = master.job("scrub", FAST);
+    assert_eq!((&scrub["state"], &scrub["status"]["problems"]), (&json!("done"), &json!(0)), "{scrub}");
+}
+
+#[test]
+fn a_volume_fills_up_in_the_middle_of_a_rebalance() {
+    filled("rebalance");
+}
+
+#[test]
+fn a_volume_fills_up_in_the_middle_of_a_scrub() {
+    filled("scrub");
+}
+
+#[test]
+fn a_volume_fills_up_in_the_middle_of_a_repair() {
+    filled("repair");
+}
+
+#[test]
+fn a_volume_fills_up_in_the_middle_of_a_drain() {
+    filled("drain");
 }

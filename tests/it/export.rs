@@ -317,14 +317,17 @@ fn killed_at_any_moment_it_leaves_whole_files_and_goes_on() {
     cluster.master.kill9();
     let (dir, sources) = (TempDir::new(), directories(&cluster.volumes));
     let out = dir.join("out");
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64 ^ u64::from(std::process::id());
+    println!("seed {random:x}");
     let mut cut_off = 0;
-    for round in 0..12 {
+    for _ in 0..30 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let begin = || -> Child {
             let mut command = command(&[], &sources, &["-q", "/", as_text(&out)]);
             command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program can be run")
         };
         let mut job = begin();
-        std::thread::sleep(Duration::from_millis(15 * round));
+        std::thread::sleep(Duration::from_micros(random >> 47));
         let _ = job.kill();
         job.wait().expect("it is our child");
         let found: Vec<String> =

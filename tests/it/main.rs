@@ -10,6 +10,7 @@ mod check;
 mod command_line;
 mod configuration;
 mod export;
+mod forget;
 mod go_cluster;
 mod harness;
 mod harness_itself;

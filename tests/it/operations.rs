@@ -93,6 +93,10 @@ fn a_disk_dies_and_is_not_replaced() {
     assert!(lost > 20 && others.iter().sum::<usize>() == 3 * KEYS, "{lost} {others:?}");
     fill(&master, KEYS..2 * KEYS);
     check(&master, 2 * KEYS);
+    assert!(master.json("GET", "/api/status", "")["unsettled"].as_u64() > Some(20), "removals wait");
+    walk("disk-is-forgotten", &master, &volumes);
+    eventually("nothing waits any more", || master.json("GET", "/api/status", "")["unsettled"] == 0);
+    check(&master, 2 * KEYS);
 }
 
 #[test]

@@ -437,6 +437,117 @@ fn what_a_full_or_hung_volume_can_not_take_stays_where_it_is() {
 }
 
 #[test]
+fn what_lies_at_the_target_of_a_move_is_written_over() {
+    let volumes = volumes(5);
+    let (before, mut master) = grown(&volumes, 3, |master| {
+        (0..20).for_each(|number| master.put(&format!("/{number}"), b"the right content"));
+    });
+    // Another content of the same size, a shorter one, and nothing at all, at every place to which a blob will go.
+    let (three, five) = (placer(&volumes[..3], 3), placer(&volumes, 3));
+    for number in 0..20 {
+        let key = Key::new(format!("/{number}")).expect("a key");
+        let old = three.placement(key.as_bytes());
+        for place in five.placement(key.as_bytes()).iter().filter(|place| !old.contains(place)) {
+            let volume = volumes.iter().find(|volume| volume.addr() == place.volume().as_str()).unwrap();
+            let folder = place.as_str().strip_prefix(&volume.addr()).unwrap().trim_start_matches('/');
+            let path = volume.dir().join(folder).join(&path_of(&key, File::Blob(None))[1..]);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let corrupt: &[u8] = [b"the WRONG content".as_slice(), b"short", b""][number % 3];
+            std::fs::write(path, corrupt).unwrap();
+        }
+    }
+    // One half by the method, the other by the job.
+    master.start_again();
+    (0..10).for_each(|number| {
+        assert_eq!(master.call("REBALANCE", &format!("/{number}"), b"").status, 204, "{number}")
+    });
+    assert!(master.stop().success());
+    rebalance(&master);
+    assert_eq!(check_home(&before, &volumes, 5).len(), 20);
+    for volume in &volumes {
+        for file in volume.files().into_iter().filter(|file| file != "=cluster") {
+            let content = std::fs::read(volume.dir().join(&file)).unwrap();
+            assert_eq!(content, b"the right content", "{file}");
+        }
+    }
+}
+
+/// A volume that was drained is the only one that is given afterwards: blobs belong nowhere then, and stay.
+#[test]
+fn the_last_replicas_stay_where_no_volume_is_to_keep_any() {
+    let volumes = volumes(2);
+    let with =
+        |known: &[Volume]| Master::builder(&addresses(known)).flag("replicas", "1").flag("md5sum", "false");
+    let mut before = with(&volumes).start();
+    (0..20).for_each(|number| before.put(&format!("/{number}"), format!("{number}").as_bytes()));
+    assert!(before.stop().success());
+    let (status, said) = before.job(&["volume-mode", &volumes[0].addr(), "drain"]);
+    assert!(status.success(), "{said}");
+    let held: BTreeSet<String> = files_of(&volumes[..1]);
+    assert!(held.len() > 3, "{held:?}");
+    for job in [&["rebalance"][..], &["repair"], &["rebalance"]] {
+        let (status, said) = with(&volumes[..1]).db(before.db()).build().job(job);
+        assert_eq!(status.code(), Some(1), "{job:?}: {said}");
+        assert_eq!(files_of(&volumes[..1]), held, "{job:?}: {said}");
+    }
+    let (status, said) = with(&volumes).db(before.db()).build().job(&["undrain", &volumes[0].addr()]);
+    assert!(status.success(), "{said}");
+    before.start_again();
+    (0..20).for_each(|number| {
+        assert_eq!(before.fetch(&format!("/{number}")), (200, number.to_string().into_bytes()));
+    });
+}
+
+#[test]
+fn a_dry_run_refuses_volumes_of_another_cluster_and_takes_over_none() {
+    let volumes = volumes(5);
+    let (_before, master) = grown(&volumes[..4], 3, |master| master.put("/a", b"x"));
+    let mut other = Master::builder(&volumes[4].addr()).flag("replicas", "1").start();
+    other.kill9();
+    let (status, said) = master.job(&["rebalance", "--dry-run"]);
+    assert!(status.success(), "{said}");
+    assert!(
+        !volumes[3].dir().join("=cluster").exists(),
+        "nothing is written to a volume that is nobody's yet"
+    );
+    let list = format!("{},{}", addresses(&volumes[..3]), volumes[4].addr());
+    let foreign = Master::builder(&list).db(master.db()).build();
+    for words in [&["rebalance", "--dry-run"][..], &["rebalance"]] {
+        let (status, said) = foreign.job(words);
+        assert_eq!(status.code(), Some(1), "{words:?}: {said}");
+        assert!(said.contains(&format!("volume {} belongs to cluster", volumes[4].addr())), "{said}");
+    }
+}
+
+/// One of the volumes hangs, so that the job doesn't come to its end soon.
+#[test]
+fn a_second_signal_ends_a_job_that_the_first_one_does_not() {
+    use nix::sys::signal::Signal;
+    let volumes = volumes(4);
+    let (_before, master) = grown(&volumes, 3, |master| {
+        (0..40).for_each(|number| master.put(&format!("/{number}"), b"x"));
+    });
+    let slow = Master::builder(&addresses(&volumes)).db(master.db()).flag("voltimeout", "10s").build();
+    // It is up when the job begins and hangs behind its first blob.
+    let mut job = slow.begin_job(&["rebalance", "--rate", "2"]);
+    let is_at_work = || volumes[3].files().len() > 1;
+    eventually("the job is at work", is_at_work);
+    volumes[3].pause();
+    std::thread::sleep(Duration::from_millis(1000));
+    crate::harness::send(job.id(), Signal::SIGINT);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(job.try_wait().expect("it is our child").is_none(), "it brings to its end what it has begun");
+    let begun = Instant::now();
+    crate::harness::send(job.id(), Signal::SIGINT);
+    let status = crate::harness::wait_for("the job ends", || job.try_wait().expect("it is our child"));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(status.code(), Some(1));
+    volumes[3].resume();
+    rebalance(&master);
+    assert_eq!(check_home(&master, &volumes, 4).len(), 40);
+}
+
+#[test]
 fn volumes_are_spoken_to_with_credentials() {
     let dir = TempDir::new();
     let file = dir.join("htpasswd");

@@ -314,6 +314,99 @@ fn nothing_is_revived(away: usize, how: Away) {
     assert_eq!(cluster.master.list("/unlink/?unlinked").len(), 12);
 }
 
+/// A clock that was ahead and is right again must not let old versions be the newer ones.
+#[test]
+fn new_versions_are_dated_after_old_ones_whatever_the_clock_says() {
+    let mut cluster = Cluster::of(3, |master| master.flag("replicas", "2"));
+    cluster.master.put("/a", b"old");
+    assert!(cluster.master.stop().success());
+    let ahead = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
+    let current = fs::File::options().write(true).open(cluster.master.db().join("CURRENT")).unwrap();
+    current.set_modified(ahead).unwrap();
+    cluster.master.start_again();
+    assert_eq!(cluster.master.call("REPLACE", "/a", b"new").status, 204);
+    assert!(cluster.master.log().contains("the clock is behind"), "{}", cluster.master.log());
+    let dated = |name: String| u64::from_str_radix(name.rsplit_once('.')?.1, 16).ok();
+    let generation = cluster.files().into_iter().filter_map(dated).max().expect("a generation");
+    let ahead_us = ahead.duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as u64;
+    assert!(generation > ahead_us, "{generation} {ahead_us}");
+}
+
+#[test]
+fn unlinked_and_relinked_keys_keep_what_sidecars_tell() {
+    let mut cluster = Cluster::start();
+    cluster.master.put("/a", b"old");
+    assert_eq!(cluster.master.call("REPLACE", "/a", b"new").status, 204);
+    let sidecars = || {
+        let files = cluster.volumes.iter().flat_map(|volume| {
+            volume.files().into_iter().map(|file| volume.dir().join(file)).collect::<Vec<_>>()
+        });
+        files.filter(|path| path.to_string_lossy().ends_with(".meta")).collect::<Vec<_>>()
+    };
+    let read =
+        |path: &PathBuf| -> serde_json::Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+    for path in sidecars() {
+        let mut sidecar = read(&path);
+        sidecar["content_type"] = "text/plain".into();
+        sidecar["metadata"] = serde_json::json!({ "color": "red" });
+        fs::write(path, sidecar.to_string()).unwrap();
+    }
+    for verb in ["UNLINK", "RELINK"] {
+        assert_eq!(cluster.master.call(verb, "/a", b"").status, 204);
+        for path in sidecars() {
+            let sidecar = read(&path);
+            assert_eq!(sidecar["metadata"]["color"], "red", "{verb}: {sidecar}");
+            assert_eq!(sidecar["content_type"], "text/plain", "{verb}: {sidecar}");
+        }
+    }
+    assert_eq!(sidecars().len(), 3);
+    assert!(cluster.master.stop().success());
+}
+
+/// What the lost index was still going to remove must not come between the next writes and the next rebuild.
+#[test]
+fn what_was_still_to_be_removed_is_removed_after_a_rebuild_too() {
+    let mut cluster = Cluster::of(3, |master| master.flag("replicas", "2"));
+    let keys = |kind: &'static str| (0..12).map(move |number| format!("/{kind}/{number}"));
+    ["delete", "replace"]
+        .into_iter()
+        .for_each(|kind| keys(kind).for_each(|key| cluster.master.put(&key, b"old")));
+    cluster.volumes[0].stop();
+    eventually("the volume is known to be down", || cluster.master.log().contains("is down"));
+    for key in keys("delete") {
+        assert!([204, 503].contains(&cluster.master.call("DELETE", &key, b"").status));
+    }
+    keys("replace").for_each(|key| assert_eq!(cluster.master.call("REPLACE", &key, b"new").status, 204));
+    cluster.master.kill9();
+    let missing = cluster.volumes[0].addr();
+    lose_index(&cluster.master);
+    rebuild(&cluster.master, &["--allow-missing", &missing]);
+    // Without the volume nothing is forgotten; with it, everything is done again.
+    cluster.master.start_again();
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    cluster.master.kill9();
+    cluster.volumes[0].start_again();
+    lose_index(&cluster.master);
+    rebuild(&cluster.master, &[]);
+    cluster.master.start_again();
+    for key in keys("delete") {
+        assert_eq!(cluster.master.fetch(&key).0, 404, "{key}");
+        assert_eq!(cluster.master.call("PUT", &key, b"put").status, 201);
+    }
+    for key in keys("replace") {
+        assert_eq!(cluster.master.fetch(&key), (200, b"new".to_vec()), "{key}");
+        assert!([204, 503].contains(&cluster.master.call("DELETE", &key, b"").status));
+    }
+    cluster.master.kill9();
+    lose_index(&cluster.master);
+    rebuild(&cluster.master, &[]);
+    cluster.master.start_again();
+    keys("delete").for_each(|key| assert_eq!(cluster.master.fetch(&key), (200, b"put".to_vec()), "{key}"));
+    keys("replace").for_each(|key| assert_eq!(cluster.master.fetch(&key).0, 404, "{key}"));
+    let blobs = || cluster.files().iter().filter(|file| !file.ends_with(".meta")).count();
+    eventually("only blobs of live keys are left", || blobs() == 2 * 12);
+}
+
 #[test]
 fn damaged_and_foreign_files_are_told_and_never_taken() {
     let mut cluster = Cluster::start();

@@ -267,6 +267,80 @@ fn without_an_md5_most_replicas_decide_or_nobody() {
     assert_eq!(contents, [b"same content", b"lame content", b"some content"], "nobody is called wrong");
 }
 
+/// Every replica is damaged, each in another way, and the MD5 says that none is right: there is nothing to restore from.
+#[test]
+fn what_is_damaged_everywhere_is_told_and_not_touched() {
+    let mut cluster = Cluster::start();
+    cluster.master.put("/a", b"some content");
+    assert!(cluster.master.stop().success());
+    let paths = [0, 1, 2].map(|index| replica_file(&cluster.master, &cluster.volumes, "/a", index));
+    let damaged: [&[u8]; 3] = [b"lame content", b"same content", b"short"];
+    paths.iter().zip(damaged).for_each(|(path, content)| fs::write(path, content).unwrap());
+    for words in [&["repair"][..], &["repair", "--quick"], &["rebalance"], &["scrub"]] {
+        cluster.master.job(words);
+        let found = paths.each_ref().map(|path| fs::read(path).unwrap());
+        assert_eq!(found, damaged, "{words:?}");
+    }
+    let (left, _) = findings(&cluster.master, &["repair"]);
+    assert_eq!(kinds(&left), BTreeMap::from([("corrupt".into(), 3), ("missing".into(), 1)]));
+}
+
+/// Two files that no record names, where all replicas are lost and no MD5 is known: either could be the blob.
+#[test]
+fn orphans_that_differ_are_not_taken_for_a_lost_blob() {
+    let mut cluster = Cluster::of(5, |master| master.flag("md5sum", "false"));
+    cluster.master.put("/a", b"some content");
+    assert!(cluster.master.stop().success());
+    let (master, volumes) = (&cluster.master, &cluster.volumes);
+    let ranked = placer(volumes, 3).ranked(b"/a");
+    (0..3).for_each(|index| fs::remove_file(replica_file(master, volumes, "/a", index)).unwrap());
+    for (place, content) in ranked[3..].iter().zip([b"same content", b"some content"]) {
+        let path = file_at(volumes, place, "/a", File::Blob(None));
+        write(&path, content);
+        age(&path, DAYS);
+    }
+    let (left, mended) = findings(master, &["repair"]);
+    assert_eq!((kinds(&left).get("orphan"), kinds(&left).get("missing")), (Some(&2), Some(&1)), "{left:?}");
+    assert_eq!((mended, record_of(master, "/a").replicas.len()), (vec![], 3));
+    fs::remove_file(file_at(volumes, &ranked[3], "/a", File::Blob(None))).unwrap();
+    assert_eq!(kinds(&findings(master, &["repair"]).1), BTreeMap::from([("orphan".into(), 1)]));
+    assert_eq!(fs::read(replica_file(master, volumes, "/a", 0)).unwrap(), b"some content");
+}
+
+/// A tombstone goes when the last blob has gone, or a rebuild would revive that.
+#[test]
+fn a_tombstone_is_not_removed_before_its_blob() {
+    let cluster = with_orphans(50, &[("/young", Duration::from_secs(3600))]);
+    let (master, volumes) = (&cluster.master, &cluster.volumes);
+    let place = placer(volumes, 2).placement(b"/young")[1].clone();
+    let tombstone = file_at(volumes, &place, "/young", File::Sidecar);
+    write(&tombstone, br#"{"state":"deleted","state_time":9}"#);
+    age(&tombstone, DAYS);
+    let (left, _) = findings(master, &["repair", "--delete-orphans", "--force"]);
+    assert_eq!(kinds(&left), BTreeMap::from([("orphan".into(), 1), ("stray-sidecar".into(), 1)]));
+    assert!(tombstone.exists());
+    age(&file_at(volumes, &placer(volumes, 1).placement(b"/young")[0], "/young", File::Blob(None)), DAYS);
+    assert_eq!(findings(master, &["repair", "--delete-orphans", "--force"]).0, []);
+    assert!(!tombstone.exists());
+}
+
+/// Its clock was ahead when a sidecar was written that its volume has come back with.
+#[test]
+fn sidecars_that_are_dated_later_are_outdone() {
+    let mut cluster = Cluster::of(4, |master| master);
+    cluster.master.put("/a", b"some content");
+    assert!(cluster.master.stop().success());
+    let (master, volumes) = (&cluster.master, &cluster.volumes);
+    let stranger = placer(volumes, 3).ranked(b"/a")[3].clone();
+    let sidecar = br#"{"state":"deleted","state_time":9999999999999999}"#;
+    write(&file_at(volumes, &stranger, "/a", File::Sidecar), sidecar);
+    let (_, mended) = findings(master, &["repair"]);
+    assert_eq!(kinds(&mended), BTreeMap::from([("wrong-sidecar".into(), 1)]));
+    fs::rename(master.db(), master.own_dir().join("lost")).unwrap();
+    let (_, said) = master.job(&["rebuild"]);
+    assert_eq!(record_of(master, "/a").state, State::Live, "{said}");
+}
+
 #[test]
 fn a_scrub_fills_in_the_md5_that_nothing_told() {
     let mut cluster = Cluster::of(3, |master| master.flag("md5sum", "false"));
@@ -322,10 +396,38 @@ fn a_volume_that_is_away_is_said_and_mended_around() {
 
 #[test]
 fn an_index_that_a_server_has_is_left_alone() {
-    let cluster = Cluster::start();
-    for job in ["scrub", "repair"] {
-        let (status, said) = cluster.master.job(&[job]);
-        assert_eq!(status.code(), Some(1));
-        assert!(said.trim().lines().count() <= 2 && said.contains("stop it first"), "{said}");
-    }
+    let mut cluster = Cluster::start();
+    let volume = cluster.volumes[0].addr();
+    let jobs: [&[&str]; 9] = [
+        &["rebuild", "-q"],
+        &["rebalance", "-q"],
+        &["rebalance", "--dry-run", "-q"],
+        &["scrub", "-q"],
+        &["repair", "-q"],
+        &["drain", &volume, "-q"],
+        &["forget", "gone:1", "-q"],
+        &["volume-mode", &volume, "readonly"],
+        &["verify-index", "-q"],
+    ];
+    let refused = |master: &Master| {
+        for words in jobs {
+            let (status, said) = master.job(words);
+            assert_eq!(status.code(), Some(1), "{words:?}: {said}");
+            let is_one_line = said.trim().lines().count() == 1;
+            assert!(is_one_line && said.contains("is in use by another process"), "{words:?}: {said}");
+        }
+    };
+    refused(&cluster.master);
+    // Neither has two jobs at once.
+    (0..60).for_each(|number| cluster.master.put(&format!("/{number}"), b"x"));
+    assert!(cluster.master.stop().success());
+    let mut first = cluster.master.begin_job(&["scrub", "--rate", "1"]);
+    let has_index = || {
+        let open = fs::read_dir(format!("/proc/{}/fd", first.id())).into_iter().flatten().flatten();
+        open.filter_map(|file| fs::read_link(file.path()).ok()).any(|path| path.ends_with("LOCK"))
+    };
+    eventually("it is at work", has_index);
+    refused(&cluster.master);
+    first.kill().expect("it is our child");
+    first.wait().expect("it is our child");
 }

@@ -5,7 +5,7 @@ use crate::stub::{Stub, nobody};
 use crate::{CALM, HASTY, client_of};
 use minikeyvalue::model::{CLUSTER_PATH, Replica};
 use minikeyvalue::volume::{
-    ClusterId, Health, ProbeOutcome, VolumeClient, VolumeState, probe_all_once, watch,
+    Adopt, ClusterId, Health, ProbeOutcome, VolumeClient, VolumeState, probe_all_once, watch,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ fn cluster() -> ClusterId {
     "ours-1".parse().unwrap()
 }
 
-async fn probe(client: &VolumeClient, adopt: bool) -> ProbeOutcome {
+async fn probe(client: &VolumeClient, adopt: Adopt) -> ProbeOutcome {
     let mut outcomes = probe_all_once(client, &cluster(), adopt).await;
     assert_eq!(outcomes.len(), 1);
     outcomes.remove(0).1
@@ -29,9 +29,9 @@ fn one(replica: &Replica) -> VolumeClient {
 async fn a_volume_without_an_owner_is_adopted_once() {
     let nginx = Nginx::start();
     let client = one(&nginx.replica());
-    assert!(matches!(probe(&client, false).await, ProbeOutcome::Adopted));
+    assert!(matches!(probe(&client, Adopt::Ownerless).await, ProbeOutcome::Adopted));
     assert_eq!(std::fs::read_to_string(nginx.file(CLUSTER_PATH)).unwrap(), "ours-1");
-    assert!(matches!(probe(&client, false).await, ProbeOutcome::Up));
+    assert!(matches!(probe(&client, Adopt::Ownerless).await, ProbeOutcome::Up));
     assert!(client.health().is_up(&nginx.replica()));
 }
 
@@ -40,13 +40,13 @@ async fn a_volume_of_another_cluster_is_not_used_unless_it_is_taken_over() {
     let nginx = Nginx::start();
     std::fs::write(nginx.file(CLUSTER_PATH), "theirs\n").unwrap();
     let client = one(&nginx.replica());
-    match probe(&client, false).await {
+    match probe(&client, Adopt::Ownerless).await {
         ProbeOutcome::Foreign { found } => assert_eq!(found, "theirs\n"),
         other => panic!("{other:?}"),
     }
     assert!(!client.health().is_up(&nginx.replica()));
     assert_eq!(client.health().snapshot()[0].state, VolumeState::Foreign);
-    assert!(matches!(probe(&client, true).await, ProbeOutcome::Adopted));
+    assert!(matches!(probe(&client, Adopt::All).await, ProbeOutcome::Adopted));
     assert!(client.health().is_up(&nginx.replica()));
 }
 
@@ -55,7 +55,7 @@ async fn answers_decide_about_a_volume() {
     async fn check(answer: &'static str, up: bool) {
         let stub = Stub::answering(answer);
         let client = one(&stub.replica());
-        let outcome = probe(&client, false).await;
+        let outcome = probe(&client, Adopt::Ownerless).await;
         assert_eq!(client.health().is_up(&stub.replica()), up, "{answer}: {outcome:?}");
     }
     check("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", true).await;
@@ -72,7 +72,7 @@ async fn volumes_that_are_away_or_silent_are_down_and_delay_no_others() {
     replicas.extend([nobody(), nginx.replica()]);
     let client = client_of(HASTY * 3, &replicas);
     let start = Instant::now();
-    let outcomes = probe_all_once(&client, &cluster(), false).await;
+    let outcomes = probe_all_once(&client, &cluster(), Adopt::Ownerless).await;
     assert!(start.elapsed() < HASTY * 20, "{:?}", start.elapsed());
     assert!(matches!(outcomes[0].1, ProbeOutcome::Down { .. }));
     assert!(matches!(outcomes[1].1, ProbeOutcome::Down { .. }));
@@ -102,7 +102,7 @@ async fn a_volume_that_hangs_and_recovers_is_noticed() {
     });
     let client = client_of(HASTY, &[stub.replica()]);
     let health = client.health().clone();
-    let watching = actix_rt::spawn(watch(client.clone(), cluster(), false));
+    let watching = actix_rt::spawn(watch(client.clone(), cluster(), Adopt::Ownerless));
     client.head(&stub.replica(), "/x").await.unwrap();
     WELL.store(false, Ordering::SeqCst);
     client.head(&stub.replica(), "/x").await.unwrap_err();

@@ -12,7 +12,7 @@ use thiserror::Error;
 pub(super) enum AdminError {
     #[error("there is nothing at this path; /api/openapi.json says what there is")]
     NoSuchPath,
-    #[error("there is no job called {0:?}; there are rebalance, scrub, repair and drain")]
+    #[error("there is no job called {0:?}; there are rebalance, scrub, repair, drain and forget")]
     NoSuchTask(String),
     #[error(transparent)]
     NoSuchJob(#[from] NoSuchJob),
@@ -64,6 +64,11 @@ impl ResponseError for AdminError {
                 | MaintenanceError::Table(_)
                 | MaintenanceError::Index(_)
                 | MaintenanceError::Foreign { .. }
+                | MaintenanceError::CutOff
+                | MaintenanceError::NotGone(_)
+                | MaintenanceError::StillOn { .. }
+                | MaintenanceError::Away(_)
+                | MaintenanceError::Untold(_)
                 | MaintenanceError::State(_),
             )
             | AdminError::Index(_) => StatusCode::INTERNAL_SERVER_ERROR,

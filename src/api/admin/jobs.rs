@@ -70,13 +70,14 @@ fn task_of(name: &str, options: Options) -> Result<Task, AdminError> {
         ("scrub", _) => Task::Scrub { quick, scheduled: false },
         ("repair", _) => Task::Repair { quick, delete_orphans, force },
         ("drain", Some(volume)) => Task::Drain { volume },
-        ("drain", None) => return Err(AdminError::Body("drain needs a volume".into())),
+        ("forget", Some(volume)) => Task::Forget { volume },
+        ("drain" | "forget", None) => return Err(AdminError::Body(format!("{name} needs a volume"))),
         _ => return Err(AdminError::NoSuchTask(name.to_owned())),
     };
     unknown(quick && !matches!(task, Task::Scrub { .. } | Task::Repair { .. }), "quick")?;
     unknown(delete_orphans && !matches!(task, Task::Repair { .. }), "delete_orphans")?;
     unknown(force && !delete_orphans, "force without delete_orphans")?;
-    unknown(volume.is_some() && !matches!(task, Task::Drain { .. }), "volume")?;
+    unknown(volume.is_some() && !matches!(task, Task::Drain { .. } | Task::Forget { .. }), "volume")?;
     Ok(task)
 }
 

@@ -58,6 +58,7 @@ use rusty_leveldb::{DB, Status, StatusCode, WriteBatch};
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 /// A log is as long as so many write buffers, so that beginning one is rare beside compactions.
 const BUFFERS_IN_A_LOG: usize = 8;
@@ -75,6 +76,7 @@ pub struct LevelTable {
     published: Arc<Published>,
     guard: Arc<Guard>,
     engine: Engine,
+    written_us: u64,
     /// Dropped last: the directory is free when the engine is done with it.
     _home: Home,
 }
@@ -90,6 +92,7 @@ fn open_observed(
     options: Options,
     observer: Option<Arc<dyn Observer>>,
 ) -> Result<LevelTable, TableError> {
+    let written_us = written_us(dir);
     let guard = Guard::new(options.sync, observer.clone());
     let (mut home, origin) = Home::claim(dir, &guard)?;
     if let Origin::Foreign(table) = &origin {
@@ -109,12 +112,21 @@ fn open_observed(
         published,
         guard,
         engine,
+        written_us,
         _home: home,
     };
     table.adopt()?;
     // What logs held is in tables now.
     table.sequence = table.levels.flushed;
     Ok(table)
+}
+
+/// When the newest file in `dir` was written, µs since 1970.
+fn written_us(dir: &Path) -> u64 {
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let times = files.filter_map(|file| file.metadata().ok()?.modified().ok());
+    let newest = times.max().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    newest.map_or(0, |since| since.as_micros() as u64)
 }
 
 /// The engine alone, with logs of its own.
@@ -198,6 +210,10 @@ impl Table for LevelTable {
         batch.set_contents(&bytes);
         self.engine.feed(batch, last, bytes.len())?;
         self.guard.check()
+    }
+
+    fn written_us(&self) -> u64 {
+        self.written_us
     }
 
     /// All of it goes on in the engine's thread.

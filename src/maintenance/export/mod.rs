@@ -224,18 +224,21 @@ impl Shared<'_> {
         let copies = stream::iter(second).map(Ok);
         copies
             .try_for_each_concurrent(FOLDERS_AT_ONCE, |(folder, trees)| async move {
-                let sightings = walker.sightings(&folder, &trees).await.unwrap_or_else(|err| {
-                    self.progress.problem(None, None, err);
-                    Default::default()
-                });
-                for (key, sighting) in sightings {
-                    if self.is_over.load(Ordering::Relaxed) {
-                        return Ok(());
+                let mut parts = walker.parts(&folder, trees);
+                loop {
+                    let sightings = parts.next().await.unwrap_or_else(|err| {
+                        self.progress.problem(None, None, err);
+                        None
+                    });
+                    let Some(sightings) = sightings else { return Ok(()) };
+                    for (key, sighting) in sightings {
+                        if self.is_over.load(Ordering::Relaxed) {
+                            return Ok(());
+                        }
+                        self.key(walker, &key, &sighting).await?;
+                        self.progress.add_keys(1);
                     }
-                    self.key(walker, &key, &sighting).await?;
-                    self.progress.add_keys(1);
                 }
-                Ok(())
             })
             .await
     }

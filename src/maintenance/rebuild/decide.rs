@@ -3,7 +3,9 @@
 //! The newest sidecar on any volume is believed. Without one only a blob at the plain path counts: a generation
 //! without a sidecar is what a write that was never acknowledged has left. docs/format.md gives the reasons.
 
-use crate::model::{File, Generation, Key, Md5, Placer, Record, Replica, Sidecar, SidecarState, State};
+use crate::model::{
+    File, Generation, Key, Md5, PlacedFile, Placer, Record, Replica, Sidecar, SidecarState, State,
+};
 
 /// One blob file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +81,41 @@ pub(in crate::maintenance) fn decide(sighting: &Sighting) -> Decision {
     }
     let md5 = newest.and_then(|sidecar| sidecar.md5.as_deref()).and_then(Md5::parse);
     Decision::Blob(Version { state, md5, generation, contents, size })
+}
+
+/// What the index that is lost was still going to remove, as far as sidecars prove it: everything of a key that was
+/// deleted, and the versions before the one that `record` names. Nothing if a sidecar can't be read: it could be the
+/// newest.
+pub(in crate::maintenance) fn pending(sighting: &Sighting, record: Option<&Record>) -> Vec<PlacedFile> {
+    if sighting.sidecars.len() < sighting.noted_at.len() || sighting.sidecars.is_empty() {
+        return Vec::new();
+    }
+    let placed =
+        |file: File, replica: &Replica| PlacedFile { file, replica: replica.clone(), in_doubt: false };
+    let is_over = |seen: &&Seen| record.is_none_or(|record| is_before(seen.file, record.generation));
+    let blobs: Vec<&Seen> = sighting.blobs.iter().filter(is_over).collect();
+    // The sidecar beside an old version, if those beside the present one say more.
+    let is_noted =
+        record.is_none_or(|record| record.replicas.iter().any(|replica| sighting.noted_at.contains(replica)));
+    let is_stale = |replica: &&Replica| match record {
+        None => true,
+        Some(record) => {
+            let beside_old = blobs.iter().any(|seen| seen.replica == **replica);
+            is_noted && beside_old && !record.replicas.contains(replica)
+        }
+    };
+    let sidecars = sighting.noted_at.iter().filter(is_stale).map(|replica| placed(File::Sidecar, replica));
+    blobs.iter().map(|seen| placed(seen.file, &seen.replica)).chain(sidecars).collect()
+}
+
+/// Whether a file is of a version before `generation`.
+fn is_before(file: File, generation: Option<Generation>) -> bool {
+    let Some(generation) = generation else { return false };
+    match file {
+        File::Blob(found) => found.is_none_or(|found| found.time_us() < generation.time_us()),
+        File::Folded => true,
+        File::Sidecar => false,
+    }
 }
 
 /// Of two states of one moment, the one that hides more.
@@ -222,5 +259,42 @@ mod tests {
         let version = blob(decide(&Sighting { blobs, sidecars: vec![], noted_at: vec![] }));
         let files: Vec<File> = version.contents[0].files.iter().map(|seen| seen.file).collect();
         assert_eq!(files, [PLAIN, File::Folded]);
+    }
+    #[test]
+    fn what_sidecars_prove_to_be_over_was_going_to_be_removed() {
+        let names = |files: Vec<PlacedFile>| {
+            let name = |placed: &PlacedFile| format!("{:?} {}", placed.file, placed.replica);
+            files.iter().map(name).collect::<Vec<_>>()
+        };
+        let places =
+            |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<Vec<Replica>>();
+        let record = |generation: Option<u64>| Record {
+            state: State::Live,
+            md5: None,
+            generation: generation.map(Generation::new),
+            replicas: places(&["b:1"]),
+        };
+        let blobs = vec![
+            seen("a:1", PLAIN, 3),
+            seen("a:1", generation(5), 3),
+            seen("b:1", generation(9), 4),
+            seen("a:1", generation(12), 4),
+        ];
+        let live = sidecar(SidecarState::Live, 9, Some(9), Some(4));
+        let gone = sidecar(SidecarState::Deleted, 10, None, None);
+        let noted_at = places(&["a:1", "b:1"]);
+        let mut sighting = Sighting { blobs, sidecars: vec![live, gone], noted_at };
+        let old = [format!("{PLAIN:?} a:1"), format!("{:?} a:1", generation(5)), "Sidecar a:1".to_owned()];
+        assert_eq!(names(pending(&sighting, Some(&record(Some(9))))), old);
+        assert_eq!(pending(&sighting, None).len(), 6, "everything of a deleted key");
+        assert_eq!(pending(&sighting, Some(&record(None))), [], "nothing is before a plain blob");
+        sighting.noted_at = places(&["a:1", "c:1"]);
+        assert_eq!(
+            pending(&sighting, Some(&record(Some(9)))).len(),
+            2,
+            "no sidecar is as good beside the blob"
+        );
+        sighting.noted_at = places(&["a:1", "b:1", "c:1"]);
+        assert_eq!(pending(&sighting, None), [], "one can't be read");
     }
 }

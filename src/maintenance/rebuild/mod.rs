@@ -7,15 +7,15 @@ pub(super) mod decide;
 pub(super) mod walk;
 
 use crate::index::leveldb::{self, Replacement};
-use crate::index::{founding_entries, table};
+use crate::index::{files_of_record, founding_entries, table, waiting_entry};
 use crate::maintenance::Progress;
-use crate::model::{Key, Md5, Placer, Replica, Volume, path_of};
+use crate::model::{Intent, Key, Md5, Placer, Record, Replica, State, Volume, path_of};
 use crate::volume::{ClusterId, Credentials, Health, Timeouts, VolumeClient, VolumeError};
-use decide::{Content, Decision, Seen, Sighting, Version, decide, record};
+use decide::{Content, Decision, Seen, Sighting, Version, decide, pending, record};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use walk::{Tree, Walker, by_folder};
@@ -91,6 +91,8 @@ struct Shared<'a> {
     health: Arc<Health>,
     stop: &'a AtomicBool,
     next: AtomicUsize,
+    /// The slot of the next intent.
+    slot: AtomicU32,
 }
 
 /// Rebuilds the index; blocks the calling thread. `stop` may be set by others to have it end early.
@@ -100,7 +102,8 @@ pub fn run(
     stop: &AtomicBool,
 ) -> Result<Rebuilt, RebuildError> {
     let health = Arc::new(Health::new(&request.volumes));
-    let shared = Shared { request, progress, health, stop, next: AtomicUsize::new(0) };
+    let shared =
+        Shared { request, progress, health, stop, next: AtomicUsize::new(0), slot: AtomicU32::new(0) };
     progress.begin("looking at the volumes", 0);
     let (cluster, trees) = actix_rt::System::new().block_on(shared.look())?;
     let folders = by_folder(&trees);
@@ -229,33 +232,36 @@ impl Shared<'_> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(RebuildError::Stopped);
         }
-        let mut changes = Vec::new();
-        for (key, sighting) in walker.sightings(&folder, &trees).await? {
-            changes.extend(self.entry(walker, key, &sighting).await?);
-            self.progress.add_keys(1);
+        let mut parts = walker.parts(&folder, trees);
+        while let Some(sightings) = parts.next().await? {
+            let mut changes = Vec::new();
+            for (key, sighting) in sightings {
+                changes.extend(self.entries(walker, key, &sighting).await?);
+                self.progress.add_keys(1);
+            }
+            if !changes.is_empty() {
+                sender.send(Batch::Records(changes)).await.map_err(|_| RebuildError::Stopped)?;
+            }
         }
-        match changes.is_empty() {
-            true => Ok(()),
-            false => sender.send(Batch::Records(changes)).await.map_err(|_| RebuildError::Stopped),
-        }
+        Ok(())
     }
 
-    /// The index entry of a key, if it has one.
-    async fn entry(
+    /// The index entries of a key: its record, if it has one, and what is still to be removed of it.
+    async fn entries(
         &self,
         walker: &Walker<'_>,
         key: Key,
         sighting: &Sighting,
-    ) -> Result<Option<table::Change>, RebuildError> {
+    ) -> Result<Vec<table::Change>, RebuildError> {
         let version = match decide(sighting) {
-            Decision::Nothing => return Ok(None),
+            Decision::Nothing => return Ok(Vec::from_iter(self.intent(key, sighting, None))),
             Decision::Lost => {
                 self.progress.problem(
                     Some(&key),
                     None,
                     "no volume has its blob any more; it is not in the new index",
                 );
-                return Ok(None);
+                return Ok(Vec::new());
             }
             Decision::Blob(version) => version,
         };
@@ -266,7 +272,26 @@ impl Shared<'_> {
             self.progress.problem(Some(&key), Some(&seen.replica), what);
         }
         let record = record(&key, &version, content, md5, &self.request.placer);
-        Ok(Some(table::Change::Put { key: key.as_bytes().to_vec(), value: record.to_value() }))
+        let entry = table::Change::Put { key: key.as_bytes().to_vec(), value: record.to_value() };
+        Ok(std::iter::once(entry).chain(self.intent(key, sighting, Some(&record))).collect())
+    }
+
+    /// What is to be removed of a key, as an intent. A key that was deleted waits for the volumes that are missing too:
+    /// as long as they may have something of it, its tombstones stay.
+    fn intent(&self, key: Key, sighting: &Sighting, record: Option<&Record>) -> Option<table::Change> {
+        let mut files = pending(sighting, record);
+        if files.is_empty() {
+            return None;
+        }
+        if record.is_none() {
+            let mut places = self.request.placer.ranked(key.as_bytes());
+            places.retain(|place| !self.request.volumes.contains(&place.volume()));
+            let missing = Record { state: State::Live, md5: None, generation: None, replicas: places };
+            files.extend(files_of_record(&key, &missing));
+        }
+        let time_us = sighting.sidecars.iter().map(|sidecar| sidecar.state_time).max().unwrap_or(0);
+        let intent = Intent { key, time_us, not_before_us: 0, files };
+        waiting_entry(self.slot.fetch_add(1, Ordering::Relaxed), &intent)
     }
 
     /// Which content is the blob's, and its MD5.

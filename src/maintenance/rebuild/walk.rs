@@ -1,6 +1,6 @@
 //! Walks the volumes, one folder of all of them at a time: `/ab/cd` holds everything of the keys whose MD5 begins so, on
-//! every volume and in every layout, so that no more than a folder's files have to be in memory. A volume may also be its
-//! bare directory on this machine.
+//! every volume and in every layout, so that no more than a folder's files have to be in memory, and of a folder with very
+//! many files one part after another. A volume may also be its bare directory on this machine.
 
 use super::decide::{Seen, Sighting};
 use crate::maintenance::Progress;
@@ -9,12 +9,17 @@ use crate::volume::{Body, DirEntry, EntryKind, LocalFile, VolumeClient, VolumeEr
 use actix_rt::time::sleep;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 /// Listings that are asked for at the same time for one folder.
 const LISTINGS_AT_ONCE: usize = 16;
+
+/// Files of a folder, on all volumes together, that are in memory at the same time: some 300 bytes each, in sixteen folders at
+/// once on two cores, are 100 MB. A folder with more is listed once for each part of it.
+const MAX_FILES: usize = 20_000;
 
 /// How often a request of a job is made before its failure ends the job: a busy disk is no dead one.
 const TRIES: u32 = 3;
@@ -41,6 +46,51 @@ pub(in crate::maintenance) struct Walker<'a> {
     pub(in crate::maintenance) progress: &'a Progress,
     prefix: &'a [u8],
     unreadable: Unreadable,
+    max_files: usize,
+}
+
+/// Everything below a folder, in parts that fit into memory.
+pub(in crate::maintenance) struct Parts<'w> {
+    walker: &'w Walker<'w>,
+    folder: &'w str,
+    trees: Vec<&'w Replica>,
+    /// The next one; `None` behind the last.
+    next: Option<Part>,
+}
+
+/// The keys whose hash leaves `index` when divided by `of`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Part {
+    index: u64,
+    of: u64,
+}
+
+impl Part {
+    const ALL: Part = Part { index: 0, of: 1 };
+
+    fn has(self, key: &Key) -> bool {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        hasher.finish() % self.of == self.index
+    }
+}
+
+impl Parts<'_> {
+    /// The files of the next keys, by key; `None` when there are no more. Sidecars are read.
+    pub(in crate::maintenance) async fn next(
+        &mut self,
+    ) -> Result<Option<HashMap<Key, Sighting>>, VolumeError> {
+        let Some(mut part) = self.next.take() else { return Ok(None) };
+        let files = Cell::new(0);
+        let mut found = self.walker.files(self.folder, &self.trees, part, &files).await?;
+        if part == Part::ALL && files.get() > self.walker.max_files {
+            drop(found);
+            part.of = files.get().div_ceil(self.walker.max_files) as u64;
+            found = self.walker.files(self.folder, &self.trees, part, &files).await?;
+        }
+        self.next = Some(Part { index: part.index + 1, ..part }).filter(|next| next.index < next.of);
+        Ok(Some(self.walker.sightings(found).await?))
+    }
 }
 
 /// What follows from a directory or file that can't be read.
@@ -53,7 +103,7 @@ enum Unreadable {
 impl<'a> Walker<'a> {
     /// One that reads everything of every key, or ends with an error.
     pub(in crate::maintenance) fn new(volumes: VolumeClient, progress: &'a Progress) -> Walker<'a> {
-        Walker { volumes, progress, prefix: b"/", unreadable: Unreadable::EndsTheJob }
+        Walker { volumes, progress, prefix: b"/", unreadable: Unreadable::EndsTheJob, max_files: MAX_FILES }
     }
 
     /// One that finds what it can of the keys that begin with `prefix`, and tells what it can't read as problems.
@@ -62,7 +112,8 @@ impl<'a> Walker<'a> {
         volumes: VolumeClient,
         progress: &'a Progress,
     ) -> Walker<'a> {
-        Walker { volumes, progress, prefix, unreadable: Unreadable::IsTold(RefCell::default()) }
+        let unreadable = Unreadable::IsTold(RefCell::default());
+        Walker { volumes, progress, prefix, unreadable, max_files: MAX_FILES }
     }
 
     /// The trees of a volume.
@@ -117,14 +168,24 @@ impl<'a> Walker<'a> {
         Ok(folders)
     }
 
-    /// Everything below `folder` (`/ab/cd`) in `trees`, by key. Sidecars are read.
-    pub(in crate::maintenance) async fn sightings(
+    /// Everything below `folder` (`/ab/cd`) in `trees`.
+    pub(in crate::maintenance) fn parts<'w>(&'w self, folder: &'w str, trees: Vec<&'w Replica>) -> Parts<'w> {
+        Parts { walker: self, folder, trees, next: Some(Part::ALL) }
+    }
+
+    /// The files of a part; of all, no more than there may be. `files` counts all of them.
+    async fn files(
         &self,
         folder: &str,
         trees: &[&Replica],
-    ) -> Result<HashMap<Key, Sighting>, VolumeError> {
-        let walks = stream::iter(trees).map(|tree| self.files_below(tree, folder));
-        let found: Vec<Vec<(Key, Seen)>> = walks.buffer_unordered(LISTINGS_AT_ONCE).try_collect().await?;
+        part: Part,
+        files: &Cell<usize>,
+    ) -> Result<Vec<Vec<(Key, Seen)>>, VolumeError> {
+        let walks = stream::iter(trees).map(|tree| self.files_below(tree, folder, part, files));
+        walks.buffer_unordered(LISTINGS_AT_ONCE).try_collect().await
+    }
+
+    async fn sightings(&self, found: Vec<Vec<(Key, Seen)>>) -> Result<HashMap<Key, Sighting>, VolumeError> {
         let mut sightings = HashMap::<Key, Sighting>::new();
         let mut sidecars = Vec::new();
         for (key, seen) in found.into_iter().flatten() {
@@ -164,16 +225,37 @@ impl<'a> Walker<'a> {
         Ok(sidecar)
     }
 
-    async fn files_below(&self, tree: &Replica, folder: &str) -> Result<Vec<(Key, Seen)>, VolumeError> {
+    async fn files_below(
+        &self,
+        tree: &Replica,
+        folder: &str,
+        part: Part,
+        files: &Cell<usize>,
+    ) -> Result<Vec<(Key, Seen)>, VolumeError> {
         let mut found = Vec::new();
         let mut folders = vec![folder.to_owned()];
         while let Some(folder) = folders.pop() {
-            for entry in self.entries(tree, &folder).await? {
-                let Some(name) = plain_name(&entry.name) else {
+            let is_wanted = |entry: &DirEntry| match (entry.kind, part) {
+                (EntryKind::Directory, _) => true,
+                (_, Part::ALL) => {
+                    files.set(files.get() + 1);
+                    files.get() <= self.max_files
+                }
+                (_, part) => match named(&folder, &entry.name).and_then(|path| key_of(&path)) {
+                    Some((key, _)) => part.has(&key),
+                    None => part.index == 0,
+                },
+            };
+            let is_over = || part == Part::ALL && files.get() > self.max_files;
+            for entry in self.entries_where(tree, &folder, is_wanted).await? {
+                if is_over() && entry.kind != EntryKind::Directory {
+                    // All of them come again, in parts.
+                    continue;
+                }
+                let Some(path) = named(&folder, &entry.name) else {
                     self.no_blob(tree, &folder, &entry.name);
                     continue;
                 };
-                let path = format!("{folder}/{name}");
                 match entry.kind {
                     EntryKind::Directory => folders.push(path),
                     EntryKind::File { size } => match key_of(&path) {
@@ -189,18 +271,42 @@ impl<'a> Walker<'a> {
     }
 
     async fn entries(&self, tree: &Replica, path: &str) -> Result<Vec<DirEntry>, VolumeError> {
+        self.entries_where(tree, path, |_| true).await
+    }
+
+    /// Those that `is_wanted`; the others are never in memory together.
+    async fn entries_where(
+        &self,
+        tree: &Replica,
+        path: &str,
+        is_wanted: impl Fn(&DirEntry) -> bool,
+    ) -> Result<Vec<DirEntry>, VolumeError> {
         let mut entries = Vec::new();
         if tree.directory().is_some() {
             match list_directory(tree, path) {
                 Err(err) => self.unreadable(err)?,
                 Ok(found) => {
                     for entry in found {
-                        entry.map(|entry| entries.push(entry)).or_else(|err| self.unreadable(err))?;
+                        match entry {
+                            Ok(entry) if is_wanted(&entry) => entries.push(entry),
+                            Ok(_) => {}
+                            Err(err) => self.unreadable(err)?,
+                        }
                     }
                 }
             }
         } else if !self.is_given_up(tree) {
-            match self.heard(tree, again(|| self.volumes.entries(tree, path)).await) {
+            let listed = async || {
+                let mut entries = Vec::new();
+                let Some(mut listing) = self.volumes.list(tree, path).await? else { return Ok(entries) };
+                while let Some(entry) = listing.next().await? {
+                    if is_wanted(&entry) {
+                        entries.push(entry);
+                    }
+                }
+                Ok(entries)
+            };
+            match self.heard(tree, again(listed).await) {
                 Err(err) => self.unreadable(err)?,
                 Ok(found) => entries = found,
             }
@@ -221,7 +327,7 @@ impl<'a> Walker<'a> {
             let reason = "it gave no answer before".to_owned();
             return Err(VolumeError::Unreachable { replica: replica.clone(), reason });
         }
-        let opened = again(|| self.volumes.open(replica, path)).await;
+        let opened = again(async || self.volumes.open(replica, path).await).await;
         Ok(self.heard(replica, opened)?.map(|download| Body::Served(Box::new(download))))
     }
 
@@ -237,7 +343,7 @@ impl<'a> Walker<'a> {
         if self.is_given_up(replica) {
             return Ok(None);
         }
-        self.heard(replica, again(|| self.volumes.get(replica, path, limit_bytes)).await)
+        self.heard(replica, again(async || self.volumes.get(replica, path, limit_bytes).await).await)
     }
 
     fn unreadable(&self, err: VolumeError) -> Result<(), VolumeError> {
@@ -304,10 +410,7 @@ pub(in crate::maintenance) fn by_folder(trees: &[Tree]) -> Vec<(&str, Vec<&Repli
 }
 
 /// Makes a request up to [`TRIES`] times while the volume gives no answer.
-async fn again<T, F>(request: impl Fn() -> F) -> Result<T, VolumeError>
-where
-    F: Future<Output = Result<T, VolumeError>>,
-{
+async fn again<T>(request: impl AsyncFn() -> Result<T, VolumeError>) -> Result<T, VolumeError> {
     let mut pause = PAUSE;
     for _ in 1..TRIES {
         match request().await {
@@ -317,6 +420,11 @@ where
         pause *= 2;
     }
     request().await
+}
+
+/// The path of an entry, if it can be one of ours.
+fn named(folder: &str, name: &[u8]) -> Option<String> {
+    Some(format!("{folder}/{}", plain_name(name)?))
 }
 
 fn key_of(path: &str) -> Option<(Key, File)> {
@@ -341,4 +449,56 @@ fn subvolume(volume: &Volume, entry: &DirEntry) -> Option<Replica> {
 /// A name that is known to be ASCII.
 fn text(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::{Health, Timeouts};
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    /// Keys that lie in one folder, which is the first one's.
+    fn neighbours(count: usize) -> Vec<Key> {
+        let key = |number: u32| Key::new(format!("/{number}")).expect("a key");
+        let folder = |key: &Key| path_of(key, File::Blob(None))[..6].to_owned();
+        let first = folder(&key(0));
+        (0..).map(key).filter(|key| folder(key) == first).take(count).collect()
+    }
+
+    #[actix_rt::test]
+    async fn a_folder_of_many_files_comes_in_parts_and_every_key_whole_and_once() {
+        let root = std::env::temp_dir().join(format!("mkv-walk-{}", std::process::id()));
+        let keys = neighbours(8);
+        let mut trees = Vec::new();
+        for tree in ["a", "b"] {
+            for key in &keys {
+                for file in [File::Blob(None), File::Sidecar] {
+                    let path = root.join(tree).join(&path_of(key, file)[1..]);
+                    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                    std::fs::write(path, br#"{"state":"live","state_time":1}"#).unwrap();
+                }
+            }
+            trees.push(Volume::in_directory(root.join(tree).to_str().unwrap()).unwrap().root());
+        }
+        let progress = Progress::default();
+        let volumes =
+            VolumeClient::new(Timeouts::for_jobs(Duration::from_secs(1)), Arc::new(Health::new(&[])));
+        for (max_files, expected) in [(32, 1), (31, 2), (5, 7)] {
+            let walker = Walker { max_files, ..Walker::new(volumes.clone(), &progress) };
+            let folder = path_of(&keys[0], File::Blob(None))[..6].to_owned();
+            let mut parts = walker.parts(&folder, trees.iter().collect());
+            let (mut count, mut seen) = (0, BTreeSet::new());
+            while let Some(sightings) = parts.next().await.unwrap() {
+                count += 1;
+                for (key, sighting) in sightings {
+                    assert_eq!((sighting.blobs.len(), sighting.noted_at.len()), (2, 2), "{key}");
+                    assert!(seen.insert(key.to_string()), "{key} comes twice");
+                }
+            }
+            assert_eq!((count, seen.len()), (expected, keys.len()), "{max_files}");
+        }
+        assert_eq!(progress.problems(), 0);
+        std::fs::remove_dir_all(root).unwrap();
+    }
 }

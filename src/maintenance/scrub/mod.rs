@@ -11,7 +11,7 @@ mod strays;
 use super::offline::{self, MaintenanceError, OfflineRequest};
 use super::pages::next_page;
 use super::settle::settle_all;
-use super::state::{Clean, ScrubSummary, StateFile, Used};
+use super::state::{Clean, ScrubPosition, ScrubSummary, StateFile, Used};
 use super::threads::{Effort, on_threads};
 use super::{Control, Finding, Kind};
 use crate::index::{IndexError, now_us};
@@ -106,7 +106,9 @@ pub async fn run(
     control: Control,
 ) -> Result<(), MaintenanceError> {
     let position = Position::new(request.origin, &state);
-    let scrub = Scrub { parts, request, state, control, position, unclean: Mutex::default() };
+    let earlier = position.earlier().map_or_else(BTreeSet::new, |at| at.unclean.clone());
+    let unclean = Mutex::new(earlier.iter().filter_map(|name| name.parse().ok()).collect());
+    let scrub = Scrub { parts, request, state, control, position, unclean };
     Arc::new(scrub).run(keys).await
 }
 
@@ -154,7 +156,7 @@ impl Scrub {
                 keys.buffer_unordered(self.request.effort.keys_at_once(at_once)).collect().await;
             results.into_iter().collect::<Result<(), IndexError>>()?;
             if !self.control.is_stopped() {
-                self.position.end(page, &self.state);
+                self.position.end(page, &self.state, || self.found());
             }
         }
         Ok(())
@@ -261,9 +263,22 @@ impl Scrub {
         self.unclean.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What was found so far, also before a restart.
+    fn found(&self) -> ScrubPosition {
+        let status = self.control.progress.status();
+        let mut found = self.position.earlier().cloned().unwrap_or_default();
+        for (kind, count) in status.kinds {
+            *found.findings.entry(kind).or_default() += count;
+        }
+        found.left += status.problems;
+        found.unclean = self.unclean().iter().map(Volume::to_string).collect();
+        found
+    }
+
     /// Remembers what came of it, and how many bytes lie on the volumes that could be walked.
     fn keep_summary(&self, used: BTreeMap<Volume, u64>) -> Result<(), MaintenanceError> {
         let (status, begun_us) = (self.control.progress.status(), self.position.begun_us());
+        let found = self.found();
         let contents = self.request.depth == Depth::Contents;
         let summary = ScrubSummary {
             begun_us,
@@ -271,8 +286,8 @@ impl Scrub {
             contents,
             keys: status.keys,
             bytes: status.bytes,
-            findings: status.kinds,
-            left: status.problems,
+            findings: found.findings,
+            left: found.left,
         };
         let unclean = self.unclean();
         let clean = self.parts.placer.volumes().iter().filter(|volume| !unclean.contains(volume));

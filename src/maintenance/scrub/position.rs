@@ -22,6 +22,8 @@ const KEEP_EVERY: Duration = Duration::from_secs(30);
 pub(super) struct Position {
     origin: Origin,
     begun_us: u64,
+    /// What was found before the restart.
+    earlier: Option<ScrubPosition>,
     cursor: AsyncMutex<Cursor>,
     pages: Mutex<Pages>,
 }
@@ -42,10 +44,16 @@ impl Position {
         let cursor = key.map_or_else(beginning, |key| Some(Bound::Excluded(key.as_bytes().to_vec())));
         Position {
             origin,
-            begun_us: kept.map_or_else(now_us, |at| at.begun_us),
+            begun_us: kept.as_ref().map_or_else(now_us, |at| at.begun_us),
+            earlier: kept,
             cursor: AsyncMutex::new(cursor),
             pages: Mutex::new(Pages { first: 0, open: VecDeque::new(), kept: Instant::now() }),
         }
+    }
+
+    /// What an interrupted scrub had found when its position was kept.
+    pub(super) fn earlier(&self) -> Option<&ScrubPosition> {
+        self.earlier.as_ref()
     }
 
     pub(super) fn begun_us(&self) -> u64 {
@@ -67,8 +75,8 @@ impl Position {
         pages.first + pages.open.len() as u64 - u64::from(!records.is_empty())
     }
 
-    /// A page is done. Keeps the position now and then.
-    pub(super) fn end(&self, page: u64, state: &StateFile) {
+    /// A page is done. Keeps the position now and then, with what was `found` so far.
+    pub(super) fn end(&self, page: u64, state: &StateFile, found: impl FnOnce() -> ScrubPosition) {
         let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
         let index = (page - pages.first) as usize;
         let Some(entry) = pages.open.get_mut(index) else { return };
@@ -84,7 +92,7 @@ impl Position {
             return;
         };
         pages.kept = Instant::now();
-        let at = ScrubPosition { begun_us: self.begun_us, key: key.to_string() };
+        let at = ScrubPosition { begun_us: self.begun_us, key: key.to_string(), ..found() };
         if let Err(err) = state.change(|now| now.scrub_at = Some(at)) {
             warn!("keeping the position of the scrub: {err}");
         }

@@ -161,15 +161,21 @@ impl Walk {
         if !scrub.control.turn().await {
             return Ok(());
         }
-        match walker.sightings(&folder, &self.present(scrub, trees)).await {
-            Ok(sightings) => {
-                for (key, sighting) in sightings {
-                    self.key(scrub, store, key, sighting).await?;
+        let mut parts = walker.parts(&folder, self.present(scrub, trees));
+        loop {
+            match parts.next().await {
+                Ok(None) => return Ok(()),
+                Ok(Some(sightings)) => {
+                    for (key, sighting) in sightings {
+                        self.key(scrub, store, key, sighting).await?;
+                    }
+                }
+                Err(err) => {
+                    self.unreadable(scrub, &err);
+                    return Ok(());
                 }
             }
-            Err(err) => self.unreadable(scrub, &err),
         }
-        Ok(())
     }
 
     /// Those that can be read. One that hangs would hold up everything at every folder.
@@ -255,7 +261,9 @@ impl Walk {
             scrub.report(Finding::new(Kind::Other, Some(&key), None, err));
         }
         match (wrong, record) {
-            (Some(wrong), Some(record)) => self.sidecars(scrub, store, &key, &record, wrong).await,
+            (Some(wrong), Some(record)) => {
+                self.sidecars(scrub, store, &key, &record, &sighting.noted_at, wrong).await
+            }
             _ => Ok(()),
         }
     }
@@ -270,7 +278,8 @@ impl Walk {
         record: Option<&Record>,
         strays: Vec<Stray>,
     ) -> Result<(), StoreError> {
-        let (mut removable, mut told) = (Vec::new(), Vec::new());
+        let (mut removable, mut told, mut is_in_doubt) =
+            (Vec::<Stray>::new(), Vec::<(Stray, String)>::new(), false);
         for stray in strays {
             let path = path_of(key, stray.placed.file);
             match store.volumes().stat(&stray.placed.replica, &path).await {
@@ -280,9 +289,18 @@ impl Walk {
                     Some(objection) => told.push((stray, objection)),
                 },
                 Err(err) => {
+                    is_in_doubt = true;
                     scrub.report(Finding::new(Kind::Unreachable, Some(key), Some(&stray.placed.replica), err))
                 }
             }
+        }
+        if record.is_none()
+            && (is_in_doubt || !self.is_whole() || told.iter().any(|(stray, _)| is_blob(stray)))
+        {
+            let (sidecars, blobs) = removable.into_iter().partition(|stray| !is_blob(stray));
+            removable = blobs;
+            let what = "; it stays, as a blob that it may be the tombstone of does";
+            told.extend(Vec::from_iter(sidecars).into_iter().map(|stray| (stray, what.to_owned())));
         }
         // A replica that the index has forgotten may be the last one.
         let of_version = |stray: &&Stray| record.is_some_and(|record| is_of(stray.placed.file, record));
@@ -348,11 +366,12 @@ impl Walk {
         store: &Store,
         key: &Key,
         record: &Record,
+        noted_at: &[Replica],
         wrong: String,
     ) -> Result<(), IndexError> {
         let mut finding = Finding::new(Kind::WrongSidecar, Some(key), None, wrong);
         if scrub.request.repair.is_some() {
-            let rewritten = patiently(async || store.rewrite_sidecars(key).await).await;
+            let rewritten = patiently(async || store.rewrite_sidecars(key, noted_at).await).await;
             match fatal_or_not(rewritten)? {
                 Ok(()) => finding.mended = true,
                 Err(err) => finding.what += &format!("; {err}"),
@@ -372,16 +391,16 @@ async fn take_back(
     lost: &[Replica],
     repair: RepairRequest,
 ) -> Result<bool, StoreError> {
-    for replica in lost {
-        if store.adopt(key, replica).await? {
-            let what = "the last replica that is right was in no record";
-            let finding = Finding::new(Kind::Orphan, Some(key), Some(replica), what);
-            scrub.report(Finding { mended: true, ..finding });
-            store.repair(key, repair.keep_old).await?;
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let Some(replica) = store.adopt(key, lost).await? else { return Ok(false) };
+    let what = "the last replica that is right was in no record";
+    let finding = Finding::new(Kind::Orphan, Some(key), Some(&replica), what);
+    scrub.report(Finding { mended: true, ..finding });
+    store.repair(key, repair.keep_old).await?;
+    Ok(true)
+}
+
+fn is_blob(stray: &Stray) -> bool {
+    stray.placed.file != File::Sidecar
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
