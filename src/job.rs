@@ -19,6 +19,7 @@ use crate::model::{Key, Volume, VolumeMode};
 use crate::remote::{Remote, RemoteError};
 use crate::shown::Shown;
 use crate::store::Depth;
+use crate::text::json_line;
 use crate::volume::Timeouts;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -88,7 +89,9 @@ pub fn rebuild(arguments: &Arguments, flags: &RebuildArguments) -> Result<(), Jo
     let stop = AtomicBool::new(false);
     let rebuilt = shown("rebuild", &progress, flags.job.quiet, || rebuild::run(&request, &progress, &stop))?;
     match rebuilt.old {
-        Some(old) if flags.job.json => println!("{}", json!({ "old_index": old })),
+        Some(old) if flags.job.json => {
+            println!("{}", json_line(&json!({ "old_index": old.to_string_lossy() })))
+        }
         Some(old) if !flags.job.quiet => println!("the old index is kept as {}", old.display()),
         _ => {}
     }
@@ -111,7 +114,8 @@ pub fn export(arguments: &Arguments, flags: &ExportArguments) -> Result<(), JobE
     let exported = shown("export", &progress, flags.job.quiet, || export::run(&request, &progress))?;
     let Exported { written, present, left_out } = exported;
     if flags.job.json {
-        println!("{}", json!({ "written": written, "present": present, "left_out": left_out }));
+        let json = json!({ "written": written, "present": present, "left_out": left_out });
+        println!("{}", json_line(&json));
     } else if !flags.job.quiet {
         println!("{written} blobs were written to {}, {present} were there already", flags.dir.display());
         if left_out > 0 {
@@ -210,7 +214,7 @@ pub fn set_mode(
     let done = drain::set_mode(&request, volume, mode, &Control::default());
     done.map_err(|err| JobError::Cluster("volume-mode", err))?;
     match flags.json {
-        true => println!("{}", json!({ "volume": volume.as_str(), "mode": mode })),
+        true => println!("{}", json_line(&json!({ "volume": volume.as_str(), "mode": mode }))),
         false => println!("{volume} is {mode} from now on"),
     }
     Ok(())
@@ -252,7 +256,7 @@ fn control(rate: Option<Rate>, flags: &JobArguments) -> Control {
 
 /// With `--json`, findings go to stdout, one object a line.
 fn progress(flags: &JobArguments) -> Progress {
-    let print = |finding: &Finding| println!("{}", serde_json::to_string(finding).expect("it is strings"));
+    let print = |finding: &Finding| println!("{}", json_line(finding));
     if flags.json { Progress::told_to(print) } else { Progress::default() }
 }
 
@@ -283,7 +287,8 @@ fn print_transfers(rebalanced: &Rebalanced, flags: &JobArguments) {
             json!({ "from": from, "to": to, "blobs": transfer.blobs, "bytes": transfer.bytes })
         });
         let transfers: Vec<Value> = transfers.collect();
-        println!("{}", json!({ "transfers": transfers, "keys_without_copies": rebalanced.without_copies }));
+        let json = json!({ "transfers": transfers, "keys_without_copies": rebalanced.without_copies });
+        println!("{}", json_line(&json));
         return;
     }
     let (mut blobs, mut bytes) = (0, 0);

@@ -13,7 +13,7 @@
 //! - [`api`]: requests and status codes.
 //! - [`metrics`]: what `/metrics` tells.
 //! - [`client`]: put and get for people; [`check`]: volumes tried out.
-//! - [`server`], [`up`], [`job`], [`remote`]: putting it together; [`shown`]: what a person sees; [`config`], [`cli`] and [`settings`]: what was asked for; [`logs`].
+//! - [`server`], [`up`], [`job`], [`remote`]: putting it together; [`shown`]: how far a job or a transfer is; [`text`]: what no terminal obeys; [`config`], [`cli`] and [`settings`]: what was asked for; [`logs`].
 
 pub mod api;
 pub mod check;
@@ -31,5 +31,6 @@ pub mod server;
 pub mod settings;
 pub mod shown;
 pub mod store;
+pub mod text;
 pub mod up;
 pub mod volume;

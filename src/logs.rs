@@ -1,6 +1,6 @@
 //! Logging, and how much of it: `RUST_LOG` wins over `-v`, which logs every request.
 
-use crate::shown::printable;
+use crate::text::printable;
 use env_logger::{Builder, Env};
 use log::LevelFilter;
 use std::io::Write;
@@ -11,6 +11,7 @@ const RUST_LOG: &str = "RUST_LOG";
 pub fn start(verbosity: Verbosity) {
     let env = Env::default().filter_or(RUST_LOG, "info,actix_server=warn,minikeyvalue=debug");
     let mut builder = Builder::from_env(env);
+    // What is logged can hold what volumes have answered.
     builder.format(|out, record| {
         let (time, level, target) = (out.timestamp(), record.level(), record.target());
         writeln!(out, "[{time} {level:<5} {target}] {}", printable(&record.args().to_string()))

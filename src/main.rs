@@ -8,7 +8,7 @@ use minikeyvalue::job::{self, JobError};
 use minikeyvalue::logs;
 use minikeyvalue::model::VolumeMode;
 use minikeyvalue::server::{self, ServerError};
-use minikeyvalue::shown::printable;
+use minikeyvalue::text::printable;
 use minikeyvalue::up::{self, UpError};
 use std::process::ExitCode;
 use structopt::clap::ErrorKind;

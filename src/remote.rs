@@ -2,7 +2,8 @@
 
 use crate::cli::{AdminArguments, JobArguments, JobsArguments, JobsCommand, LsArguments};
 use crate::maintenance::{Job, JobState, Rate, Task};
-use crate::shown::{Shown, line, printable};
+use crate::shown::{Shown, line};
+use crate::text::{json_line, json_page, printable};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -89,7 +90,7 @@ impl Remote {
         shown.end(&job.status);
         for finding in &job.status.findings {
             match flags.json {
-                true => println!("{}", serde_json::to_string(finding).expect("it is strings")),
+                true => println!("{}", json_line(finding)),
                 false => eprintln!("{}", printable(&finding.to_string())),
             }
         }
@@ -107,7 +108,7 @@ impl Remote {
         let path = format!("/api/volumes/{}", utf8_percent_encode(volume, NON_ALPHANUMERIC));
         let view: Value = self.call(Method::PUT, &path, Some(&json!({ "mode": mode })))?;
         match flags.json {
-            true => print_json(&view),
+            true => println!("{}", json_page(&view)),
             false => println!("{} is {} from now on", text(&view["volume"]), text(&view["mode"])),
         }
         Ok(())
@@ -126,7 +127,7 @@ impl Remote {
             }
         };
         if flags.json {
-            print_json(&Value::from(jobs));
+            println!("{}", json_page(&Value::from(jobs)));
             return Ok(());
         }
         for job in jobs {
@@ -145,7 +146,7 @@ impl Remote {
     pub fn status(&self, flags: &AdminArguments) -> Result<(), RemoteError> {
         let status: Value = self.call(Method::GET, "/api/status", None)?;
         if flags.json {
-            print_json(&status);
+            println!("{}", json_page(&status));
             return Ok(());
         }
         println!("version      {}", text(&status["version"]));
@@ -168,7 +169,7 @@ impl Remote {
     pub fn volumes(&self, flags: &AdminArguments) -> Result<(), RemoteError> {
         let volumes: Vec<Value> = self.call(Method::GET, "/api/volumes", None)?;
         if flags.json {
-            print_json(&Value::from(volumes));
+            println!("{}", json_page(&Value::from(volumes)));
             return Ok(());
         }
         println!("{:<28} {:<8} {:<8} {:<24} WHY", "VOLUME", "MODE", "STATE", "LAST CLEAN");
@@ -190,7 +191,7 @@ impl Remote {
             let page: Value = self.call(Method::GET, &path, None)?;
             for key in page["keys"].as_array().into_iter().flatten() {
                 match flags.json {
-                    true => println!("{key}"),
+                    true => println!("{}", json_line(key)),
                     false => println!("{:<9} {}", text(&key["state"]), text(&key["key"])),
                 }
             }
@@ -233,10 +234,6 @@ impl Remote {
 /// A JSON string as it can be shown.
 fn text(value: &Value) -> String {
     printable(value.as_str().unwrap_or(""))
-}
-
-fn print_json(value: &Value) {
-    println!("{}", serde_json::to_string_pretty(value).expect("it came as JSON"));
 }
 
 /// A time of µs since 1970, as people say it.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with the modules of this crate that it may name.
-const MAY_USE: [(&str, &[&str]); 18] = [
+const MAY_USE: [(&str, &[&str]); 19] = [
     ("model", &[]),
     ("metrics", &[]),
     ("index", &["model"]),
@@ -12,15 +12,19 @@ const MAY_USE: [(&str, &[&str]); 18] = [
     ("store", &["index", "volume", "model"]),
     ("maintenance", &["store", "index", "volume", "model"]),
     ("api", &["maintenance", "store", "index", "volume", "metrics", "model"]),
-    ("logs", &["shown"]),
+    ("text", &[]),
+    ("logs", &["text"]),
     ("settings", &[]),
     ("cli", &["logs", "settings", "maintenance", "store", "model"]),
     ("config", &["logs", "settings", "cli", "api", "store", "model"]),
-    ("shown", &["maintenance"]),
-    ("client", &["cli", "config", "shown", "model"]),
-    ("check", &["cli", "config", "shown", "volume", "model"]),
-    ("remote", &["cli", "shown", "maintenance"]),
-    ("job", &["remote", "shown", "cli", "config", "maintenance", "store", "index", "volume", "model"]),
+    ("shown", &["text", "maintenance"]),
+    ("client", &["cli", "config", "shown", "text", "model"]),
+    ("check", &["cli", "config", "text", "volume", "model"]),
+    ("remote", &["cli", "shown", "text", "maintenance"]),
+    (
+        "job",
+        &["remote", "shown", "text", "cli", "config", "maintenance", "store", "index", "volume", "model"],
+    ),
     (
         "server",
         &["cli", "logs", "config", "api", "maintenance", "store", "index", "volume", "metrics", "model"],

@@ -8,7 +8,7 @@ mod trial;
 
 use crate::cli::{AdminArguments, Arguments};
 use crate::config::{Config, ConfigError};
-use crate::shown::printable;
+use crate::text::{json_page, printable};
 use crate::volume::{Credentials, Health, Timeouts, VolumeClient};
 use futures_util::future::join_all;
 use serde::Serialize;
@@ -62,7 +62,7 @@ pub fn run(arguments: &Arguments, flags: &AdminArguments) -> Result<(), CheckErr
     });
     note_strangers(&mut reports);
     match flags.json {
-        true => println!("{}", serde_json::to_string_pretty(&reports).expect("it is plain data")),
+        true => println!("{}", json_page(&reports)),
         false => reports.iter().for_each(print),
     }
     match reports.iter().filter(|report| !report.ok).count() {

@@ -6,6 +6,7 @@ use super::{Client, ClientError, Patience, key_of};
 use crate::cli::{Arguments, PutArguments};
 use crate::model::{Key, Md5};
 use crate::shown::Transfer;
+use crate::text::json_line;
 use serde_json::json;
 use std::fs::File;
 use std::io::{self, Read};
@@ -42,7 +43,7 @@ pub fn put(arguments: &Arguments, flags: &PutArguments) -> Result<(), ClientErro
     body.transfer.end(if replaced { "overwritten" } else { "stored" });
     if flags.server.json {
         let json = json!({ "key": key.to_string(), "bytes": body.done, "md5": read, "replaced": replaced });
-        println!("{json}");
+        println!("{}", json_line(&json));
     }
     Ok(())
 }
