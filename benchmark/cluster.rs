@@ -1,4 +1,4 @@
-//! A master and three volumes, all below one directory, as an operator would start them.
+//! A master and its volumes, all below one directory, as an operator would start them.
 
 use crate::Outcome;
 use crate::process::{Process, cpu_seconds};
@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-const VOLUMES: usize = 3;
+/// As many as there are replicas at most.
+pub(crate) const VOLUMES: usize = 3;
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -39,8 +40,13 @@ pub(crate) struct Setup<'a> {
 
 impl Cluster {
     pub(crate) fn start(setup: &Setup) -> Outcome<Cluster> {
+        Cluster::start_over(VOLUMES, setup)
+    }
+
+    /// As [`Cluster::start`], over so many volumes.
+    pub(crate) fn start_over(count: usize, setup: &Setup) -> Outcome<Cluster> {
         let place = Place::new(setup.parent, "cluster")?;
-        let (volumes, names) = volumes(&place.0, VOLUMES)?;
+        let (volumes, names) = volumes(&place.0, count)?;
         let parsed = names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
         let placer = Placer::new(parsed, setup.replicas, SUBVOLUMES);
         let port = free_port()?;

@@ -14,6 +14,7 @@ mod index;
 mod list;
 mod load;
 mod memory;
+mod metrics;
 mod online;
 mod options;
 mod process;
@@ -39,7 +40,7 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 type Measure = fn(&Bench) -> Outcome<Vec<Figure>>;
 
 /// What can be measured, under the name by which it is chosen.
-const GROUPS: [(&str, Measure); 15] = [
+const GROUPS: [(&str, Measure); 16] = [
     ("get-missing", get::missing),
     ("get-present", get::present),
     ("put-1k", put::one_kib),
@@ -48,6 +49,7 @@ const GROUPS: [(&str, Measure); 15] = [
     ("cycles", cycles::run),
     ("list", list::run),
     ("memory", memory::run),
+    ("metrics", metrics::run),
     ("lookups", index::lookups),
     ("commits", index::commits),
     ("stalls", stall::run),

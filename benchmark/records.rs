@@ -2,7 +2,7 @@
 
 use crate::scratch::Place;
 use crate::{Bench, Outcome};
-use minikeyvalue::index::leveldb::{LevelTable, Options, STACK_BYTES, SyncMode, open};
+use minikeyvalue::index::leveldb::{LevelTable, Options, SyncMode, open};
 use minikeyvalue::index::table::{Change, Table, TableError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -75,7 +75,7 @@ fn fill(dir: &Path, records: u64) -> Outcome<Vec<Duration>> {
 pub(crate) fn in_owner<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, TableError> + Send + 'static,
 ) -> Result<T, TableError> {
-    let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(work);
+    let thread = std::thread::Builder::new().spawn(work);
     thread.expect("the system has room for a thread").join().expect("the owner of a table doesn't panic")
 }
 

@@ -6,7 +6,7 @@
 //! measures the rate of lookups alone, of keys that are there and of keys that are not.
 //! Sizes can be set by `MKV_WRITE_BUFFER`, `MKV_TABLE`, `MKV_BLOCK`, `MKV_CACHE`, in KiB.
 
-use minikeyvalue::index::leveldb::{LevelTable, Options, STACK_BYTES, SyncMode, open};
+use minikeyvalue::index::leveldb::{LevelTable, Options, SyncMode, open};
 use minikeyvalue::index::table::{Change, Table};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -26,8 +26,7 @@ struct Plan {
 }
 
 fn main() {
-    let owner = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(|| run(&plan()));
-    owner.expect("a thread").join().expect("no panic");
+    run(&plan());
 }
 
 fn plan() -> Plan {

@@ -1,12 +1,18 @@
 //! The command line: every flag of the Go original under its name, in its spelling (`-volumes x`) as well as with
-//! two dashes, and as an environment variable. What the words mean together is checked in [`crate::config`].
+//! two dashes, as an environment variable, and in the file of `--config`. What the words mean together is checked in
+//! [`crate::config`].
 //!
 //! Flags of the cluster may stand before and behind the command, as people write them; a flag of one command is
 //! refused with every other, so that a `--dry-run` that means nothing is never taken for one.
 
+mod precedence;
+
+use crate::logs::Verbosity;
 use crate::maintenance::Rate;
 use crate::model::{Volume, VolumeMode};
+use crate::settings::Settings;
 use crate::store::Check;
+use precedence::Words;
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -22,6 +28,8 @@ use structopt::clap::AppSettings;
     usage = "mkv [flags] <command>",
     after_help = "Every flag can be written with one dash, as in the Go original (-volumes a:1,b:1 -protect -md5sum=false),\n\
                   before or behind the command. mkv COMMAND --help tells about one command.\n\n\
+                  A flag wins over its environment variable, and that over the file of --config (replicas = 2,\n\
+                  volumes = [\"a:1\", \"b:1\"]). SIGHUP has a server read the file again.\n\n\
                   rebalance, scrub, repair, drain, forget, undrain and volume-mode work on a stopped server's index, or with\n\
                   --admin ADDR in a running server, while it serves. rebuild and verify-index need it stopped.",
     global_settings = &[
@@ -36,6 +44,14 @@ pub struct Arguments {
     /// What to do; none shows the help.
     #[structopt(subcommand)]
     pub command: Option<Command>,
+
+    /// Where each value comes from.
+    #[structopt(skip)]
+    pub settings: Settings,
+
+    /// A TOML file with these settings under the same names, but for this one
+    #[structopt(long, env = "MKV_CONFIG", hide_env_values = true, value_name = "FILE")]
+    pub config: Option<String>,
 
     /// Path to the index (LevelDB)
     #[structopt(long, env = "MKV_DB", hide_env_values = true, value_name = "DIR")]
@@ -125,6 +141,10 @@ pub struct Arguments {
     #[structopt(long, env = "MKV_ADMIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub admin_token: Option<String>,
 
+    /// A file with that token in its first line
+    #[structopt(long, env = "MKV_ADMIN_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
+    pub admin_token_file: Option<String>,
+
     /// How often the server reads and checks everything by itself, spread over that time; 0 for never
     #[structopt(long, env = "MKV_SCRUB_EVERY", hide_env_values = true, value_name = "TIME", default_value = "720h", parse(try_from_str = go_duration_or_zero))]
     pub scrub_every: Duration,
@@ -144,7 +164,7 @@ pub struct Arguments {
     pub sync: Sync,
 
     /// Log every request
-    #[structopt(short = "v", long = "v", env = "MKV_V", hide_env_values = true, value_name = "BOOL", default_value = "false", parse(try_from_str = go_bool))]
+    #[structopt(name = "v", short = "v", long = "v", env = "MKV_V", hide_env_values = true, value_name = "BOOL", default_value = "false", parse(try_from_str = go_bool))]
     pub verbose: bool,
 }
 
@@ -396,12 +416,18 @@ impl FromStr for Sync {
 }
 
 impl Arguments {
-    /// Reads a command line, the program's name first. The error knows whether it is one or the help text.
+    /// Reads a command line, the program's name first, and the file that it names. The error knows whether it is one or
+    /// the help text.
     pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Arguments, structopt::clap::Error> {
         let mut words = words.into_iter();
         let program = words.next();
-        let words = cluster_flags_first(words.map(from_go_spelling));
-        Arguments::from_iter_safe(program.into_iter().chain(words))
+        let (flags, rest) = cluster_flags_first(words.map(from_go_spelling));
+        Words { program, flags, rest }.parse()
+    }
+
+    /// What is to be logged.
+    pub fn verbosity(&self) -> Verbosity {
+        if self.verbose { Verbosity::Requests } else { Verbosity::Events }
     }
 
     /// The text that `--help` shows.
@@ -415,9 +441,11 @@ impl Arguments {
 const BOOLEANS: [&str; 5] = ["protect", "md5sum", "basicauth", "adopt", "v"];
 
 /// The flags of the cluster that have a value; a test holds this list to what [`Arguments`] declares.
-const VALUED: [&str; 18] = [
+const VALUED: [&str; 20] = [
+    "config",
     "admin",
     "admin-token",
+    "admin-token-file",
     "scrub-every",
     "db",
     "volumes",
@@ -436,8 +464,8 @@ const VALUED: [&str; 18] = [
     "sync",
 ];
 
-/// Moves the cluster's flags before the command, where the parser looks for them.
-fn cluster_flags_first(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
+/// Parts the cluster's flags from the rest, before which the parser looks for them.
+fn cluster_flags_first(words: impl Iterator<Item = OsString>) -> (Vec<OsString>, Vec<OsString>) {
     let (mut flags, mut rest) = (Vec::new(), Vec::new());
     let mut words = words;
     while let Some(word) = words.next() {
@@ -452,8 +480,7 @@ fn cluster_flags_first(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
             flags.extend(words.next());
         }
     }
-    flags.extend(rest);
-    flags
+    (flags, rest)
 }
 
 /// `-name` becomes `--name`, and a boolean that stands alone becomes true, as in Go's flag package.

@@ -2,7 +2,9 @@
 
 use crate::api::ApiOptions;
 use crate::cli::{Arguments, Sync};
+use crate::logs::Verbosity;
 use crate::model::{KeyError, Placer, Volume};
+use crate::settings::Settings;
 use crate::store::{BodyLimits, StoreOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -39,6 +41,10 @@ pub struct Config {
     pub store: StoreOptions,
     /// For the HTTP side.
     pub api: ApiOptions,
+    /// What is logged.
+    pub verbosity: Verbosity,
+    /// What all this was made from.
+    pub settings: Settings,
 }
 
 /// A command line that asks for what can't be.
@@ -50,6 +56,9 @@ pub enum ConfigError {
     /// Something is no volume.
     #[error(transparent)]
     Volume(#[from] crate::model::VolumeError),
+    /// Something in the list is no volume.
+    #[error("--volumes: {0}")]
+    Volumes(#[source] crate::model::VolumeError),
     /// No volume at all, where there is no number of replicas to miss.
     #[error("--volumes is missing: say what to read, as --volumes /srv/volume1,host:3001")]
     NoVolumes,
@@ -57,7 +66,7 @@ pub enum ConfigError {
     #[error("KEY-PREFIX: {0}")]
     Prefix(#[from] KeyError),
     /// A volume stands twice in the list.
-    #[error("volume {0} is given twice; replicas of a blob must be on different volumes")]
+    #[error("--volumes: {0} is given twice; replicas of a blob must be on different volumes")]
     Twice(Volume),
     /// Not one of the cluster's.
     #[error("{0} is none of the volumes in --volumes")]
@@ -85,9 +94,27 @@ pub enum ConfigError {
     /// Both ways of giving it.
     #[error("--userpass and --userpass-file are both given; one of them is enough")]
     UserpassTwice,
-    /// The file with it can't be read.
-    #[error("--userpass-file {0:?} can't be read: {1}")]
-    UserpassFile(String, String),
+    /// Both ways of giving it.
+    #[error("--admin-token and --admin-token-file are both given; one of them is enough")]
+    AdminTokenTwice,
+    /// The file with a secret can't be read.
+    #[error("{flag} {file:?} can't be read: {reason}")]
+    SecretFile {
+        /// Which.
+        flag: &'static str,
+        /// The file.
+        file: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// There is no secret in the file.
+    #[error("{flag} {file:?} has nothing in its first line")]
+    NoSecret {
+        /// Which.
+        flag: &'static str,
+        /// The file.
+        file: String,
+    },
     /// Not a host.
     #[error("--fallback {0:?} is not a host or host:port")]
     Fallback(String),
@@ -108,7 +135,7 @@ impl Config {
             voltimeout: arguments.voltimeout,
             userpass: Config::userpass(arguments)?,
             admin: arguments.admin,
-            admin_token: given(&arguments.admin_token).map(str::to_owned),
+            admin_token: Config::admin_token(arguments)?,
             scrub_every: Some(arguments.scrub_every).filter(|every| !every.is_zero()),
             adopt: arguments.adopt,
             store: StoreOptions {
@@ -123,11 +150,21 @@ impl Config {
                 advertise: advertise(given(&arguments.advertise).unwrap_or(""))?,
                 body: BodyLimits { no_progress: arguments.bodytimeout },
             },
+            verbosity: arguments.verbosity(),
+            settings: arguments.settings.clone(),
         })
     }
 }
 
 impl Config {
+    /// The configuration as the command line, the environment and the files have it now, in the hands of `make`. The error
+    /// is one line for the log.
+    pub fn read_again(make: impl Fn(&Arguments) -> Result<Config, ConfigError>) -> Result<Config, String> {
+        let one_line = |text: &str| text.trim_start_matches("error: ").replace('\n', " ");
+        let arguments = Arguments::parse(std::env::args_os()).map_err(|err| one_line(&err.message))?;
+        make(&arguments).map_err(|err| one_line(&arguments.settings.explain(&err.to_string())))
+    }
+
     /// The index alone, for what needs nothing else.
     pub fn db(arguments: &Arguments) -> Result<PathBuf, ConfigError> {
         given(&arguments.db).map(PathBuf::from).ok_or(ConfigError::NoDb)
@@ -135,7 +172,9 @@ impl Config {
 
     /// What is read without an index: `--volumes`, where an element may also be a [directory](Volume::in_directory).
     pub fn sources(arguments: &Arguments) -> Result<Vec<Volume>, ConfigError> {
-        let parse = |name: &str| Volume::in_directory(name).map_or_else(|| Ok(name.parse()?), Ok);
+        let parse = |name: &str| {
+            Volume::in_directory(name).map_or_else(|| name.parse().map_err(ConfigError::Volumes), Ok)
+        };
         let volumes = names(arguments).map(parse).collect::<Result<Vec<Volume>, ConfigError>>()?;
         if volumes.is_empty() { Err(ConfigError::NoVolumes) } else { each_once(volumes) }
     }
@@ -144,12 +183,17 @@ impl Config {
     pub fn userpass(arguments: &Arguments) -> Result<Option<String>, ConfigError> {
         match (given(&arguments.userpass), given(&arguments.userpass_file)) {
             (Some(_), Some(_)) => Err(ConfigError::UserpassTwice),
-            (None, Some(file)) => {
-                let text = std::fs::read_to_string(file)
-                    .map_err(|err| ConfigError::UserpassFile(file.into(), err.to_string()))?;
-                userpass(Some(text.lines().next().unwrap_or("")))
-            }
+            (None, Some(file)) => userpass(Some(&first_line("--userpass-file", file)?)),
             (text, None) => userpass(text),
+        }
+    }
+
+    /// What has to be shown on the admin port.
+    pub fn admin_token(arguments: &Arguments) -> Result<Option<String>, ConfigError> {
+        match (given(&arguments.admin_token), given(&arguments.admin_token_file)) {
+            (Some(_), Some(_)) => Err(ConfigError::AdminTokenTwice),
+            (None, Some(file)) => Ok(Some(first_line("--admin-token-file", file)?)),
+            (token, None) => Ok(token.map(str::to_owned)),
         }
     }
 }
@@ -167,7 +211,8 @@ fn each_once(volumes: Vec<Volume>) -> Result<Vec<Volume>, ConfigError> {
 }
 
 fn placer(arguments: &Arguments) -> Result<Placer, ConfigError> {
-    let volumes = each_once(names(arguments).map(str::parse).collect::<Result<_, _>>()?)?;
+    let volumes = names(arguments).map(str::parse).collect::<Result<_, _>>();
+    let volumes = each_once(volumes.map_err(ConfigError::Volumes)?)?;
     let replicas = arguments.replicas;
     if replicas < 1 {
         return Err(ConfigError::NoReplicas);
@@ -184,6 +229,18 @@ fn placer(arguments: &Arguments) -> Result<Placer, ConfigError> {
 /// An empty value means the same as none, as in the Go original.
 fn given(value: &Option<String>) -> Option<&str> {
     value.as_deref().filter(|text| !text.is_empty())
+}
+
+/// The secret in `file`: its first line.
+fn first_line(flag: &'static str, file: &str) -> Result<String, ConfigError> {
+    let text = std::fs::read_to_string(file).map_err(|err| {
+        let reason = err.to_string();
+        ConfigError::SecretFile { flag, file: file.into(), reason }
+    })?;
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => Ok(line.into()),
+        _ => Err(ConfigError::NoSecret { flag, file: file.into() }),
+    }
 }
 
 fn userpass(text: Option<&str>) -> Result<Option<String>, ConfigError> {
@@ -237,7 +294,10 @@ mod tests {
             ("mkv -db x -volumes a,b,c -userpass me server", "user:password"),
             ("mkv -db x -volumes a,b,c -userpass a:b -userpass-file x server", "both given"),
             ("mkv -db x -volumes a,b,c -userpass-file /nonexistent server", "can't be read"),
-            ("mkv -db x -volumes a,b,c -userpass-file /dev/null server", "user:password"),
+            ("mkv -db x -volumes a,b,c -userpass-file /dev/null server", "nothing in its first line"),
+            ("mkv -db x -volumes a,b,c -admin-token a -admin-token-file x server", "both given"),
+            ("mkv -db x -volumes a,b,c -admin-token-file /nonexistent server", "can't be read"),
+            ("mkv -db x -volumes a,b,c -admin-token-file /dev/null server", "nothing in its first line"),
             ("mkv -db x -volumes a,b,c -fallback http://x server", "is not a host"),
         ];
         for (line, expected) in cases {

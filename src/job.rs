@@ -118,7 +118,7 @@ pub fn export(arguments: &Arguments, flags: &ExportArguments) -> Result<(), JobE
 
 /// Runs `mkv rebalance`.
 pub fn rebalance(arguments: &Arguments, flags: &RebalanceArguments) -> Result<(), JobError> {
-    if let Some(remote) = remote(arguments) {
+    if let Some(remote) = remote(arguments)? {
         return match flags.dry_run {
             true => Err(JobError::NotOnline),
             false => Ok(remote.run(&Task::Rebalance, flags.rate, &flags.job, false)?),
@@ -137,7 +137,7 @@ pub fn rebalance(arguments: &Arguments, flags: &RebalanceArguments) -> Result<()
 
 /// Runs `mkv scrub`.
 pub fn scrub(arguments: &Arguments, flags: &ScrubArguments) -> Result<(), JobError> {
-    if let Some(remote) = remote(arguments) {
+    if let Some(remote) = remote(arguments)? {
         let task = Task::Scrub { quick: flags.quick, scheduled: false };
         return Ok(remote.run(&task, flags.rate, &flags.job, flags.json)?);
     }
@@ -150,7 +150,7 @@ pub fn scrub(arguments: &Arguments, flags: &ScrubArguments) -> Result<(), JobErr
 
 /// Runs `mkv repair`.
 pub fn repair(arguments: &Arguments, flags: &RepairArguments) -> Result<(), JobError> {
-    if let Some(remote) = remote(arguments) {
+    if let Some(remote) = remote(arguments)? {
         let (quick, delete_orphans, force) = (flags.scrub.quick, flags.delete_orphans, flags.force);
         let task = Task::Repair { quick, delete_orphans, force };
         return Ok(remote.run(&task, flags.scrub.rate, &flags.scrub.job, flags.scrub.json)?);
@@ -167,7 +167,7 @@ pub fn repair(arguments: &Arguments, flags: &RepairArguments) -> Result<(), JobE
 
 /// Runs `mkv drain`.
 pub fn drain(arguments: &Arguments, flags: &DrainArguments) -> Result<(), JobError> {
-    if let Some(remote) = remote(arguments) {
+    if let Some(remote) = remote(arguments)? {
         let task = Task::Drain { volume: flags.volume.to_string() };
         return Ok(remote.run(&task, flags.rate, &flags.job, false)?);
     }
@@ -178,7 +178,7 @@ pub fn drain(arguments: &Arguments, flags: &DrainArguments) -> Result<(), JobErr
 
 /// Runs `mkv forget`.
 pub fn forget(arguments: &Arguments, flags: &ForgetArguments) -> Result<(), JobError> {
-    if let Some(remote) = remote(arguments) {
+    if let Some(remote) = remote(arguments)? {
         let task = Task::Forget { volume: flags.volume.to_string() };
         return Ok(remote.run(&task, None, &flags.job, false)?);
     }
@@ -193,7 +193,7 @@ pub fn forget(arguments: &Arguments, flags: &ForgetArguments) -> Result<(), JobE
 
 /// Runs `mkv undrain` and `mkv volume-mode`.
 pub fn set_mode(arguments: &Arguments, volume: &Volume, mode: VolumeMode) -> Result<(), JobError> {
-    if let Some(remote) = remote(arguments) {
+    if let Some(remote) = remote(arguments)? {
         return Ok(remote.set_mode(volume.as_str(), &mode.to_string())?);
     }
     let request = offline(Config::new(arguments)?);
@@ -209,12 +209,13 @@ pub fn ask(
     question: impl FnOnce(&Remote) -> Result<(), RemoteError>,
 ) -> Result<(), JobError> {
     let address = arguments.admin.unwrap_or(SocketAddr::from(DEFAULT_ADMIN));
-    Ok(question(&Remote::new(address, arguments.admin_token.clone()))?)
+    Ok(question(&Remote::new(address, Config::admin_token(arguments)?))?)
 }
 
 /// The running server, if one is to do the job.
-fn remote(arguments: &Arguments) -> Option<Remote> {
-    Some(Remote::new(arguments.admin?, arguments.admin_token.clone()))
+fn remote(arguments: &Arguments) -> Result<Option<Remote>, ConfigError> {
+    let token = Config::admin_token(arguments)?;
+    Ok(arguments.admin.map(|address| Remote::new(address, token)))
 }
 
 fn offline(config: Config) -> OfflineRequest {

@@ -2,7 +2,7 @@
 //! the volume server on every machine.
 //!
 //! Dependencies point one way, and a test keeps it so:
-//! `main → cli, config, job, remote, server, up → api → maintenance → store → index, volume → model`.
+//! `main → cli, config, job, remote, server, up → api → maintenance → store → index, volume → model`, and `metrics` below `api`.
 //!
 //! - [`model`]: keys, paths, placement, records; pure.
 //! - [`index`]: the actor that owns the LevelDB handle and the keys' locks.
@@ -10,17 +10,21 @@
 //! - [`store`]: the use cases, free of HTTP.
 //! - [`maintenance`]: rebuild, rebalance, scrub, repair, drain, verify-index; the actor that runs them in a server.
 //! - [`api`]: requests and status codes.
-//! - [`server`], [`up`], [`job`], [`remote`]: putting it together; [`shown`]: what a person sees of a job; [`config`] and [`cli`]: what was asked for.
+//! - [`metrics`]: what `/metrics` tells.
+//! - [`server`], [`up`], [`job`], [`remote`]: putting it together; [`shown`]: what a person sees of a job; [`config`], [`cli`] and [`settings`]: what was asked for; [`logs`].
 
 pub mod api;
 pub mod cli;
 pub mod config;
 pub mod index;
 pub mod job;
+pub mod logs;
 pub mod maintenance;
+pub mod metrics;
 pub mod model;
 pub mod remote;
 pub mod server;
+pub mod settings;
 pub mod shown;
 pub mod store;
 pub mod up;

@@ -3,6 +3,7 @@
 use minikeyvalue::cli::{Arguments, Command};
 use minikeyvalue::config::{Config, ConfigError};
 use minikeyvalue::job::{self, JobError};
+use minikeyvalue::logs;
 use minikeyvalue::model::VolumeMode;
 use minikeyvalue::server::{self, ServerError};
 use minikeyvalue::up::{self, UpError};
@@ -37,23 +38,28 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_REFUSED);
         }
     };
-    start_logging(arguments.verbose);
+    logs::start(arguments.verbosity());
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("mkv: {failure}");
-            match failure {
-                Failure::Config(_) | Failure::Job(JobError::Config(_)) => ExitCode::from(EXIT_REFUSED),
-                Failure::Server(_) | Failure::Up(_) | Failure::Job(_) => ExitCode::FAILURE,
+        Err(failure) => match failure {
+            Failure::Config(err)
+            | Failure::Job(JobError::Config(err))
+            | Failure::Up(UpError::Config(err)) => {
+                eprintln!("mkv: {}", arguments.settings.explain(&err.to_string()));
+                ExitCode::from(EXIT_REFUSED)
             }
-        }
+            Failure::Server(_) | Failure::Up(_) | Failure::Job(_) => {
+                eprintln!("mkv: {failure}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.command {
         None => println!("{}", Arguments::usage()),
-        Some(Command::Server) => server::run(Config::new(arguments)?)?,
+        Some(Command::Server) => server::run(Config::new(arguments)?, || Config::read_again(Config::new))?,
         Some(Command::Up { dir }) => up::run(arguments, dir)?,
         Some(Command::Rebuild(flags)) => job::rebuild(arguments, flags)?,
         Some(Command::Export(flags)) => job::export(arguments, flags)?,
@@ -71,10 +77,4 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Some(Command::VerifyIndex(flags)) => job::verify_index(arguments, flags)?,
     }
     Ok(())
-}
-
-/// `RUST_LOG` wins over `-v`, which logs every request.
-fn start_logging(verbose: bool) {
-    let default = if verbose { "info,minikeyvalue=debug" } else { "info,actix_server=warn" };
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default)).init();
 }

@@ -1,6 +1,8 @@
 //! Puts the parts together and keeps them running: index thread, background arbiter, HTTP workers, signals.
 
-use crate::api::admin::{Admin, Guard};
+mod reload;
+
+use crate::api::admin::{Admin, Guard, Token};
 use crate::api::{self, Api, ApiOptions, LastAccepted};
 use crate::cli::Sync;
 use crate::config::Config;
@@ -8,14 +10,17 @@ use crate::index::table::TableError;
 use crate::index::{self, IndexError, IndexSender, IndexServer, leveldb};
 use crate::maintenance::state::StateFile;
 use crate::maintenance::{Maintenance, MaintenanceError, Schedule};
+use crate::metrics::Metrics;
 use crate::model::Volume;
 use crate::store::{Access, StoreParts, note_tombstones, settle_forever};
-use crate::volume::{self, Adopt, ClusterId, Health, ProbeOutcome, Timeouts};
+use crate::volume::{self, Adopt, ClusterId, Credentials, Health, ProbeOutcome, Timeouts};
 use actix_rt::signal::unix::{Signal, SignalKind, signal};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer};
+use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::{Either, select};
 use log::{info, warn};
+use reload::Reload;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
@@ -77,7 +82,7 @@ pub enum ServerError {
 #[derive(Clone)]
 struct Parts {
     store: StoreParts,
-    api: Arc<ApiOptions>,
+    api: Arc<ArcSwap<ApiOptions>>,
     last_accepted: Arc<LastAccepted>,
 }
 
@@ -88,17 +93,31 @@ impl Parts {
             health: Arc::new(Health::new(config.placer.volumes())),
             timeouts: Timeouts::from_voltimeout(config.voltimeout),
             placer: Arc::new(config.placer.clone()),
-            options: Arc::new(config.store.clone()),
-            userpass: config.userpass.clone(),
+            options: Arc::new(ArcSwap::from_pointee(config.store.clone())),
+            userpass: Credentials::new(config.userpass.as_deref()),
         };
-        Parts { store, api: Arc::new(config.api.clone()), last_accepted: Arc::default() }
+        Parts {
+            store,
+            api: Arc::new(ArcSwap::from_pointee(config.api.clone())),
+            last_accepted: Arc::default(),
+        }
     }
 }
 
-/// Serves until a signal ends it. Blocks the calling thread.
-pub fn run(config: Config) -> Result<(), ServerError> {
-    let index = open_index(&config)?;
-    actix_rt::System::new().block_on(serve(config, index))
+/// Serves until a signal ends it; with SIGHUP, goes on with what `read_again` answers. Blocks the calling thread.
+pub fn run(
+    config: Config,
+    read_again: impl Fn() -> Result<Config, String> + 'static,
+) -> Result<(), ServerError> {
+    config.settings.log();
+    // Before anything makes a handle to record by.
+    let admin = config.admin.map(|address| (address, Metrics::install()));
+    actix_rt::System::new().block_on(async {
+        // Before anything that takes time, as the signal would end the process until then.
+        let hangups = signal(SignalKind::hangup())?;
+        let index = open_index(&config)?;
+        serve(config, index, admin, hangups, read_again).await
+    })
 }
 
 fn open_index(config: &Config) -> Result<IndexServer, TableError> {
@@ -116,7 +135,13 @@ fn open_index(config: &Config) -> Result<IndexServer, TableError> {
     IndexServer::start(open, config.store.grace_us())
 }
 
-async fn serve(config: Config, mut index: IndexServer) -> Result<(), ServerError> {
+async fn serve(
+    config: Config,
+    mut index: IndexServer,
+    admin: Option<(SocketAddr, Metrics)>,
+    hangups: Signal,
+    read_again: impl Fn() -> Result<Config, String> + 'static,
+) -> Result<(), ServerError> {
     let parts = Parts::new(&config, index.sender());
     let cluster: ClusterId = parts
         .store
@@ -133,11 +158,17 @@ async fn serve(config: Config, mut index: IndexServer) -> Result<(), ServerError
     let server = listen(&config, &parts)?;
     let jobs = StoreParts { timeouts: Timeouts::for_jobs(config.voltimeout), ..parts.store.clone() };
     let maintenance = Maintenance::start(jobs, state, Schedule { scrub_every: config.scrub_every });
-    if let Some(address) = config.admin {
-        actix_rt::spawn(listen_for_admin(address, &config, &parts, &maintenance)?);
+    let token: Token = Arc::new(ArcSwapOption::from_pointee(config.admin_token.clone()));
+    if let Some((address, metrics)) = admin {
+        actix_rt::spawn(listen_for_admin(address, &token, &parts, &maintenance, metrics.clone())?);
+        actix_rt::spawn(metrics.fold_forever());
+        // Has them counted.
+        parts.store.index.handle().key_counts().await?;
     }
     work_in_background(&parts, cluster, config.adopt.into());
     info!("serving {} volumes on port {}", config.placer.volumes().len(), config.port);
+    let reload = Reload { config, read_again, parts, token, maintenance: maintenance.clone() };
+    actix_rt::spawn(reload.at(hangups));
     let signals = std::pin::pin!(stop_at_signal(server.handle()));
     let served = select(server, signals);
     let ended = match select(std::pin::pin!(index.failed()), served).await {
@@ -180,15 +211,17 @@ fn listen(config: &Config, parts: &Parts) -> Result<actix_web::dev::Server, Serv
 /// The admin port has one worker: a person or two, and whoever scrapes.
 fn listen_for_admin(
     address: SocketAddr,
-    config: &Config,
+    token: &Token,
     parts: &Parts,
     maintenance: &Maintenance,
+    metrics: Metrics,
 ) -> Result<actix_web::dev::Server, ServerError> {
     let (store, maintenance, started) = (parts.store.clone(), maintenance.clone(), Instant::now());
-    let guard = Guard::new(address.ip(), config.admin_token.clone());
+    let guard = Guard::new(address.ip(), Arc::clone(token));
     let app = move || {
         let guard = guard.clone();
-        let admin = Admin { store: store.store(), maintenance: maintenance.clone(), started };
+        let (maintenance, metrics) = (maintenance.clone(), metrics.clone());
+        let admin = Admin { store: store.store(), maintenance, started, metrics };
         App::new()
             .wrap(from_fn(move |request, next| {
                 let guard = guard.clone();
@@ -217,10 +250,10 @@ fn work_in_background(parts: &Parts, cluster: ClusterId, adopt: Adopt) {
     let parts = parts.clone();
     arbiter.spawn_fn(move || {
         actix_rt::spawn(volume::watch(parts.store.volumes(), cluster, adopt));
-        let own = parts.store.userpass.is_some() || !parts.api.basicauth;
+        let (userpass, api) = (parts.store.userpass.clone(), Arc::clone(&parts.api));
         let accepted = Arc::clone(&parts.last_accepted);
         let access = move || match accepted.get() {
-            _ if own => Access::Own,
+            _ if userpass.is_some() || !api.load().basicauth => Access::Own,
             Some(userpass) => Access::Client(userpass),
             None => Access::Nobody,
         };

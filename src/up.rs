@@ -79,13 +79,7 @@ pub fn run(arguments: &Arguments, dir: &Path) -> Result<(), UpError> {
     make_directory(dir)?;
     let last = arguments.port.checked_add(VOLUMES).ok_or(UpError::PortTooHigh(arguments.port))?;
     let ports = arguments.port + 1..=last;
-    let names: Vec<String> = ports.clone().map(|port| format!("localhost:{port}")).collect();
-    let mut arguments = arguments.clone();
-    let admin = arguments.port.checked_add(ADMIN_ABOVE).map(|port| (Ipv4Addr::LOCALHOST, port).into());
-    arguments.admin = arguments.admin.or(admin);
-    arguments.db.get_or_insert_with(|| dir.join("indexdb").to_string_lossy().into_owned());
-    arguments.volumes.get_or_insert_with(|| names.join(","));
-    let config = Config::new(&arguments)?;
+    let config = configure(arguments, dir)?;
     let script = find_script()?;
     let mut volumes = Volumes(Vec::new());
     for (number, port) in (1..=VOLUMES).zip(ports.clone()) {
@@ -95,7 +89,25 @@ pub fn run(arguments: &Arguments, dir: &Path) -> Result<(), UpError> {
         wait_for(child, port)?;
     }
     greet(dir, &config);
-    Ok(server::run(config)?)
+    let dir = dir.to_owned();
+    Ok(server::run(config, move || Config::read_again(|arguments| configure(arguments, &dir)))?)
+}
+
+/// What `arguments` say, and where they say nothing, what needs no thought.
+fn configure(arguments: &Arguments, dir: &Path) -> Result<Config, ConfigError> {
+    let mut arguments = arguments.clone();
+    let ports = (1..=VOLUMES).map(|number| arguments.port.saturating_add(number));
+    let names: Vec<String> = ports.map(|port| format!("localhost:{port}")).collect();
+    let admin = arguments.port.checked_add(ADMIN_ABOVE).map(|port| (Ipv4Addr::LOCALHOST, port).into());
+    arguments.admin = arguments.admin.or(admin);
+    let db = arguments.db.get_or_insert_with(|| dir.join("indexdb").to_string_lossy().into_owned());
+    let volumes = arguments.volumes.get_or_insert_with(|| names.join(","));
+    arguments.settings.assume("db", db);
+    arguments.settings.assume("volumes", volumes);
+    if let Some(admin) = arguments.admin {
+        arguments.settings.assume("admin", &admin.to_string());
+    }
+    Config::new(&arguments)
 }
 
 fn make_directory(dir: &Path) -> Result<(), UpError> {

@@ -61,7 +61,7 @@ impl Authenticator {
 impl Api {
     /// The store that answers this request: with `--basicauth` one that speaks with the client's credentials.
     pub(super) async fn store_for(&self, request: &HttpRequest) -> Result<Store, ApiError> {
-        if !self.options.basicauth {
+        if !self.options.load().basicauth {
             return Ok(self.store.clone());
         }
         let userpass = credentials(request).ok_or(ApiError::Unauthorized)?;

@@ -37,7 +37,7 @@ pub(super) async fn get(api: &Api, store: &Store, key: &Key) -> Result<HttpRespo
 }
 
 fn fall_back(api: &Api, key: &Key, err: StoreError) -> Result<HttpResponse, ApiError> {
-    match (&api.options.fallback, ApiError::from(err)) {
+    match (&api.options.load().fallback, ApiError::from(err)) {
         (Some(host), err) if err.is_not_found() => {
             let location = format!("http://{host}{key}");
             Ok(HttpResponse::Found().insert_header((header::LOCATION, location)).finish())
@@ -50,7 +50,8 @@ fn fall_back(api: &Api, key: &Key, err: StoreError) -> Result<HttpResponse, ApiE
 /// Go original does.
 fn location(api: &Api, userpass: Option<&str>, replica: &Replica, path: &str) -> String {
     let place = replica.as_str();
-    let advertised = api.options.advertise.iter().find_map(|(internal, public)| {
+    let options = api.options.load();
+    let advertised = options.advertise.iter().find_map(|(internal, public)| {
         let rest = place.strip_prefix(internal.as_str())?;
         (rest.is_empty() || rest.starts_with('/')).then(|| format!("{public}{rest}"))
     });
@@ -79,7 +80,7 @@ pub(super) async fn put(
 ) -> Result<HttpResponse, ApiError> {
     let length = content_length(request.headers());
     let md5 = announced_md5(request.headers())?;
-    let request = PutRequest { key, replace, length, md5, body, limits: api.options.body };
+    let request = PutRequest { key, replace, length, md5, body, limits: api.options.load().body };
     let stored = run_detached(async move { store.put(request).await }).await?;
     let mut response = if stored.replaced { HttpResponse::NoContent() } else { HttpResponse::Created() };
     if let Some(md5) = stored.md5 {

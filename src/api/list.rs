@@ -83,6 +83,7 @@ impl Listed {
         if self.from.is_none() {
             text.push_str(&self.tail());
         }
+        metrics::counter!("mkv_sent_bytes_total").increment(text.len() as u64);
         Ok(Some((Bytes::from(text), self)))
     }
 

@@ -7,6 +7,7 @@ mod blob;
 mod body;
 mod error;
 mod list;
+mod measure;
 
 pub use auth::LastAccepted;
 
@@ -15,8 +16,10 @@ use crate::store::{BodyLimits, Store};
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
+use arc_swap::ArcSwap;
 use auth::Authenticator;
 use error::ApiError;
+use measure::Measure;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,14 +41,15 @@ pub struct ApiOptions {
 /// What one worker thread needs to answer.
 pub struct Api {
     store: Store,
-    options: Arc<ApiOptions>,
+    options: Arc<ArcSwap<ApiOptions>>,
     authenticator: Authenticator,
+    measure: Measure,
 }
 
 impl Api {
     /// The API over the worker's own store; credentials that volumes accept are noted in `last_accepted`.
-    pub fn new(store: Store, options: Arc<ApiOptions>, last_accepted: Arc<LastAccepted>) -> Api {
-        Api { store, options, authenticator: Authenticator::new(last_accepted) }
+    pub fn new(store: Store, options: Arc<ArcSwap<ApiOptions>>, last_accepted: Arc<LastAccepted>) -> Api {
+        Api { store, options, authenticator: Authenticator::new(last_accepted), measure: Measure::new() }
     }
 }
 
@@ -62,10 +66,12 @@ pub fn configure(config: &mut web::ServiceConfig, api: Rc<Api>) {
 async fn answer(api: Rc<Api>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
     let started = Instant::now();
     let (payload, received) = body::counted(payload);
+    let in_flight = api.measure.begin(Rc::clone(&received));
     let response = match dispatch(&api, &request, payload).await {
         Ok(response) => response,
         Err(err) => err.respond(request.method()),
     };
+    in_flight.answered(request.method(), &response);
     log_request(&request, &response, received.get(), started);
     response
 }

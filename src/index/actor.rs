@@ -5,6 +5,7 @@
 //! never rests on what is not durable.
 
 use super::IndexError;
+use super::census::Census;
 use super::files_at;
 use super::message::{
     Change, Claimed, Forgotten, Listing, Message, Page, PageRequest, Records, Reserved, Verb,
@@ -60,6 +61,8 @@ pub(super) struct Actor<T> {
     cluster: String,
     last_time_us: u64,
     grace_us: u64,
+    /// `None` until somebody wants to know.
+    census: Option<Census>,
 }
 
 /// What the messages of one batch add up to.
@@ -105,6 +108,7 @@ impl<T: Table> Actor<T> {
             cluster,
             last_time_us,
             grace_us,
+            census: None,
         })
     }
 
@@ -122,14 +126,14 @@ impl<T: Table> Actor<T> {
         self.close()
     }
 
-    /// The next message; while there is none, the table gets on with its upkeep.
+    /// The next message; while there is none, the table gets on with its upkeep, and keys are counted.
     fn next(&mut self) -> Result<Option<Message>, TableError> {
         loop {
             match self.waiting() {
                 Ok(message) => return Ok(Some(message)),
                 Err(mpsc::error::TryRecvError::Disconnected) => return Ok(None),
                 Err(mpsc::error::TryRecvError::Empty) => {
-                    if !self.table.upkeep()? {
+                    if !self.table.upkeep()? && !self.count()? {
                         return Ok(self.mailbox.blocking_recv());
                     }
                 }
@@ -147,6 +151,15 @@ impl<T: Table> Actor<T> {
             }
         }
         Ok(())
+    }
+
+    /// Counts one more page of keys; `false` if there is none to be counted.
+    fn count(&mut self) -> Result<bool, TableError> {
+        let Some(census) = &mut self.census else { return Ok(false) };
+        let Some(from) = census.next() else { return Ok(false) };
+        let entries = self.table.page(from, PAGE_ENTRIES)?;
+        census.add(&entries, PAGE_ENTRIES);
+        Ok(true)
     }
 
     fn waiting(&mut self) -> Result<Message, mpsc::error::TryRecvError> {
@@ -190,6 +203,9 @@ impl<T: Table> Actor<T> {
                 slots.into_iter().for_each(|slot| self.slots.postpone(slot, until_us));
             }
             Message::Unsettled { reply } => drop(reply.send(self.slots.unsettled())),
+            Message::KeyCounts { reply } => {
+                let _ = reply.send(self.census.get_or_insert_with(Census::new).counts());
+            }
             Message::List { request, reply } => drop(reply.send(self.list(&request)?)),
             Message::Scan { from, limit, reply } => drop(reply.send(self.scan(from, limit)?)),
             Message::Unnoted { reply } => drop(reply.send(self.is_unnoted()?)),
@@ -311,6 +327,9 @@ impl<T: Table> Actor<T> {
         batch.changes.extend(value.map(|value| table::Change::Put { key: slot_key(slot), value }));
         if matches!(verb, Verb::Remove { .. }) {
             batch.changes.push(table::Change::Delete { key: key.as_bytes().to_vec() });
+            if let Some(census) = &mut self.census {
+                census.change(&key, previous.as_ref().map(|record| record.state), None);
+            }
         }
         // What is removed is no record any more.
         let previous = previous.filter(|_| !matches!(verb, Verb::Remove { .. }));
@@ -355,7 +374,10 @@ impl<T: Table> Actor<T> {
         reply: oneshot::Sender<()>,
     ) {
         let Some(intent) = self.slots.intent_mut(slot) else { return };
-        if let Change::Store(record) = change {
+        if let Change::Store { record, before } = change {
+            if let Some(census) = &mut self.census {
+                census.change(&intent.key, before, Some(record.state));
+            }
             let key = intent.key.as_bytes().to_vec();
             batch.changes.push(table::Change::Put { key, value: record.to_value() });
         }

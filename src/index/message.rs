@@ -1,7 +1,7 @@
 //! What can be said to the index actor. Each message is a verb that carries its invariant, with its own reply.
 
-use super::{IndexError, Reservation};
-use crate::model::{Intent, Key, PlacedFile, Record, RecordError, Replica, Volume};
+use super::{IndexError, KeyCounts, Reservation};
+use crate::model::{Intent, Key, PlacedFile, Record, RecordError, Replica, State, Volume};
 use std::ops::Bound;
 use tokio::sync::oneshot;
 
@@ -33,7 +33,11 @@ pub enum Verb {
 #[derive(Debug)]
 pub(super) enum Change {
     Keep,
-    Store(Record),
+    Store {
+        record: Record,
+        /// What the record was before.
+        before: Option<State>,
+    },
 }
 
 /// Which keys a listing is of.
@@ -138,6 +142,10 @@ pub(super) enum Message {
     },
     Unsettled {
         reply: Reply<usize>,
+    },
+    /// How many keys there are. The first one has them counted.
+    KeyCounts {
+        reply: Reply<Option<KeyCounts>>,
     },
     List {
         request: PageRequest,

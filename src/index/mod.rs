@@ -5,9 +5,11 @@
 //! no message changes more than one record. What follows from an answer (files, status codes) is decided above.
 
 mod actor;
+mod census;
 mod grammar;
 pub mod leveldb;
 mod lookups;
+mod measured;
 mod message;
 mod reservation;
 mod slots;
@@ -17,9 +19,10 @@ mod tests;
 
 use crate::model::{File, Intent, Key, PlacedFile, Record, RecordError, Replica, Volume};
 pub use actor::{files_of_record, founding_entries, now_us};
+pub use census::KeyCounts;
 pub use grammar::fault_of;
-use leveldb::STACK_BYTES;
 use lookups::Lookups;
+use measured::Measured;
 use message::Message;
 pub use message::{Forgotten, Listing, Page, PageRequest, Records, Verb};
 pub use reservation::{Ending, Reservation};
@@ -103,7 +106,8 @@ impl IndexServer {
         let (ended_tx, ended) = oneshot::channel();
         let weak = sender.downgrade();
         let run = move || {
-            let actor = open().and_then(|table| actor::Actor::new(table, mailbox, weak, grace_us));
+            let actor =
+                open().and_then(|table| actor::Actor::new(Measured::new(table), mailbox, weak, grace_us));
             match actor {
                 Ok(actor) => {
                     let _ = opened_tx.send(Ok(()));
@@ -114,7 +118,6 @@ impl IndexServer {
         };
         let thread = std::thread::Builder::new()
             .name("index".into())
-            .stack_size(STACK_BYTES)
             .spawn(run)
             .expect("the system has room for one more thread at start");
         opened.recv().expect("the index thread answers before it ends")?;
@@ -195,6 +198,17 @@ impl Index {
     /// How many intents wait to be settled, due or not.
     pub async fn unsettled(&self) -> Result<usize, IndexError> {
         self.ask(|reply| Message::Unsettled { reply }).await
+    }
+
+    /// How many keys there are. `None` until they are counted, which the first call begins: an index of a million takes
+    /// about a second, behind everything else that is asked.
+    pub async fn key_counts(&self) -> Result<Option<KeyCounts>, IndexError> {
+        self.ask(|reply| Message::KeyCounts { reply }).await
+    }
+
+    /// How many messages wait for the actor.
+    pub fn mailbox_depth(&self) -> usize {
+        self.sender.max_capacity() - self.sender.capacity()
     }
 
     /// One page of keys, in byte order.

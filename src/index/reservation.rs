@@ -108,7 +108,8 @@ impl Reservation {
 
     /// Stores `record` and lets go of the key; returns when that is durable.
     pub async fn commit(self, record: Record, ending: Ending) -> Result<(), IndexError> {
-        self.end(Change::Store(record), ending).await
+        let before = self.previous().map(|record| record.state);
+        self.end(Change::Store { record, before }, ending).await
     }
 
     /// Leaves the record as it is and lets go of the key; returns when what is left is durable.

@@ -119,6 +119,50 @@ async fn a_commit_stores_the_record_and_frees_the_intent_in_one_write() {
     assert!(index.locate(&key("/k")).await.unwrap().is_some());
 }
 
+#[test]
+fn only_calls_above_50_ms_are_stalls() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let told = recorder.handle();
+    metrics::with_local_recorder(&recorder, || {
+        let slow = MemoryTable { write_takes: Duration::from_millis(51), ..MemoryTable::default() };
+        for table in [MemoryTable::default(), slow] {
+            Measured::new(table).write(&[Change::Delete { key: b"/a".to_vec() }]).expect("it works");
+        }
+    });
+    let text = told.render();
+    for sample in ["mkv_index_sync_duration_seconds_count 2", "mkv_index_stall_duration_seconds_count 1"] {
+        assert!(text.contains(sample), "{text}");
+    }
+}
+
+#[actix_rt::test]
+async fn keys_are_counted_while_they_are_written() {
+    let table = MemoryTable::default();
+    let entry = |number: usize| {
+        let value = if number.is_multiple_of(3) { "DELETEDa:1" } else { "a:1" };
+        (format!("/{number:05}").into_bytes(), value.as_bytes().to_vec())
+    };
+    table.disk.lock().unwrap().entries.extend((0..20_000).map(entry));
+    let index = start(&table).sender().handle();
+    assert_eq!(index.key_counts().await.unwrap(), None, "nobody has asked before");
+    for number in (0..20_000).step_by(500) {
+        let known = key(&format!("/{number:05}"));
+        let gone = index.reserve(&known, Verb::Remove { protect: false }).await.unwrap();
+        gone.release(Ending::default()).await.unwrap();
+        store(&index, &format!("/{number:05}/new")).await;
+    }
+    let counts = loop {
+        if let Some(counts) = index.key_counts().await.unwrap() {
+            break counts;
+        }
+    };
+    let disk = table.disk.lock().unwrap();
+    let records = disk.entries.iter().filter(|(key, _)| key.starts_with(b"/"));
+    let live = records.clone().filter(|(_, value)| !value.starts_with(b"DELETED")).count() as u64;
+    let unlinked = records.count() as u64 - live;
+    assert_eq!(counts, KeyCounts { live, unlinked });
+}
+
 #[actix_rt::test]
 async fn one_writer_holds_a_key_and_others_are_told() {
     let index = start(&MemoryTable::default()).sender().handle();

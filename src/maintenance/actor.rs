@@ -6,7 +6,7 @@
 
 use super::scrub::{self, Origin, RepairRequest, ScrubRequest};
 use super::state::StateFile;
-use super::status::{Control, Status};
+use super::status::{Control, Status, word};
 use super::threads::{Effort, yield_to_clients};
 use super::{MaintenanceError, Rate, drain, forget, offline::Survey, rebalance};
 use crate::index::now_us;
@@ -15,6 +15,7 @@ use crate::store::{Depth, StoreParts};
 use actix_rt::time::{interval, timeout};
 use futures_util::future::{Either, select};
 use log::{error, info};
+use metrics::counter;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -73,6 +74,22 @@ pub enum Task {
     },
 }
 
+impl Task {
+    /// The names of all tasks, as in the API.
+    pub const NAMES: [&str; 5] = ["rebalance", "scrub", "repair", "drain", "forget"];
+
+    /// The task's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Task::Rebalance => "rebalance",
+            Task::Scrub { .. } => "scrub",
+            Task::Repair { .. } => "repair",
+            Task::Drain { .. } => "drain",
+            Task::Forget { .. } => "forget",
+        }
+    }
+}
+
 /// A task, and how fast.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Order {
@@ -98,6 +115,11 @@ pub enum JobState {
     Stopped,
     /// It could not go on.
     Failed,
+}
+
+impl JobState {
+    /// Those of a job that has ended.
+    pub const ENDS: [JobState; 4] = [JobState::Done, JobState::Left, JobState::Stopped, JobState::Failed];
 }
 
 /// A job as it is at one moment.
@@ -156,6 +178,7 @@ enum Message {
     Jobs(oneshot::Sender<Vec<Job>>),
     Stop(u64, oneshot::Sender<Option<Job>>),
     SetRate(u64, Rate, oneshot::Sender<Option<Job>>),
+    SetSchedule(Schedule),
     Ended(u64, Result<(), MaintenanceError>),
     Shutdown(oneshot::Sender<()>),
 }
@@ -211,6 +234,12 @@ impl Maintenance {
     /// Has a job go on at another rate.
     pub async fn set_rate(&self, id: u64, rate: Rate) -> Result<Job, NoSuchJob> {
         self.ask(|reply| Message::SetRate(id, rate, reply)).await.flatten().ok_or(NoSuchJob(id))
+    }
+
+    /// Has the server do other things by itself from now on; jobs that run are left alone.
+    pub async fn set_schedule(&self, schedule: Schedule) {
+        // An error means that the server is ending.
+        let _ = self.sender.send(Message::SetSchedule(schedule)).await;
     }
 
     /// Stops all jobs, and returns when they have ended or [`STOP_PATIENCE`] is over.
@@ -289,6 +318,7 @@ impl Actor {
                 }
                 let _ = reply.send(entry.map(|entry| entry.job(id)));
             }
+            Message::SetSchedule(schedule) => self.schedule = schedule,
             Message::Ended(id, result) => self.end(id, result),
             Message::Shutdown(reply) => {
                 self.is_ending = true;
@@ -329,7 +359,7 @@ impl Actor {
             Entry { task: order.task.clone(), control: control.clone(), begun_us: now_us(), ended: None };
         let job = entry.job(id);
         self.jobs.insert(id, entry);
-        info!("job {id} begins: {}", name(&order.task));
+        info!("job {id} begins: {}", order.task.name());
         let (parts, state, ended) = (self.parts.clone(), Arc::clone(&self.state), self.own.clone());
         let scrub_every = self.schedule.scrub_every;
         let run = move || {
@@ -347,10 +377,12 @@ impl Actor {
         let error = result.err().map(|err| err.to_string());
         let status = entry.control.progress.status();
         match &error {
-            Some(error) => error!("job {id} ({}) failed: {error}", name(&entry.task)),
-            None => info!("job {id} ({}) ended, {} problems are left", name(&entry.task), status.problems),
+            Some(error) => error!("job {id} ({}) failed: {error}", entry.task.name()),
+            None => info!("job {id} ({}) ended, {} problems are left", entry.task.name(), status.problems),
         }
         entry.ended = Some(Ended { at_us: now_us(), error, status });
+        let (kind, outcome) = (entry.task.name(), word(entry.job(id).state));
+        counter!("mkv_jobs_ended_total", "kind" => kind, "outcome" => outcome).increment(1);
         let ended: Vec<u64> =
             self.jobs.iter().filter(|(_, entry)| entry.ended.is_some()).map(|(id, _)| *id).collect();
         for id in ended.iter().rev().skip(MAX_ENDED) {
@@ -414,17 +446,6 @@ impl Entry {
     }
 }
 
-/// The task's name, as in the API.
-pub(super) fn name(task: &Task) -> &'static str {
-    match task {
-        Task::Rebalance => "rebalance",
-        Task::Scrub { .. } => "scrub",
-        Task::Repair { .. } => "repair",
-        Task::Drain { .. } => "drain",
-        Task::Forget { .. } => "forget",
-    }
-}
-
 async fn perform(
     parts: StoreParts,
     state: Arc<StateFile>,
@@ -432,7 +453,7 @@ async fn perform(
     scrub_every: Option<Duration>,
     control: Control,
 ) -> Result<(), MaintenanceError> {
-    let grace = parts.options.grace;
+    let grace = parts.options.load().grace;
     let depth = |quick| if quick { Depth::Sizes } else { Depth::Contents };
     let scrub = match task {
         Task::Rebalance => return Ok(rebalance::run_online(&parts, &control).await?),

@@ -21,5 +21,5 @@ pub mod verify;
 pub use actor::{BeginError, DEFAULT_RATE, Job, JobState, Maintenance, NoSuchJob, Order, Schedule, Task};
 pub use offline::{MaintenanceError, OfflineRequest};
 pub use pace::{Pace, Rate};
-pub use status::{Control, Finding, Kind, Progress, Status};
+pub use status::{Control, Finding, Kind, Progress, Status, word};
 pub use threads::Effort;

@@ -7,9 +7,10 @@ use crate::index::table::TableError;
 use crate::index::{self, Index, IndexError, IndexServer, leveldb};
 use crate::model::{Placer, Replica, Volume};
 use crate::store::{StoreOptions, StoreParts};
-use crate::volume::{self, Adopt, ClusterId, Health, ProbeOutcome, Timeouts, VolumeError};
+use crate::volume::{self, Adopt, ClusterId, Credentials, Health, ProbeOutcome, Timeouts, VolumeError};
 use actix_rt::signal::unix::{Signal, SignalKind, signal};
 use actix_rt::task::JoinHandle;
+use arc_swap::ArcSwap;
 use futures_util::future::{Either, select};
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -188,8 +189,8 @@ impl Opened {
             health: Arc::new(Health::new(&known)),
             timeouts: request.timeouts,
             placer: Arc::new(request.placer.clone()),
-            options: Arc::new(request.store.clone()),
-            userpass: request.userpass.clone(),
+            options: Arc::new(ArcSwap::from_pointee(request.store.clone())),
+            userpass: Credentials::new(request.userpass.as_deref()),
         };
         Opened { parts, survey, state, adopt: request.adopt.into() }
     }

@@ -66,7 +66,7 @@ pub fn run(request: &OfflineRequest, control: &Control) -> Result<(), Maintenanc
 /// Moves every key that isn't home, and removes what was moved away or is left of earlier writes. Waits up to about twice
 /// the grace period for what is in doubt.
 pub(super) async fn run_opened(opened: &Opened, control: &Control) -> Result<(), IndexError> {
-    let (store, grace) = (opened.parts.store(), opened.parts.options.grace);
+    let (store, grace) = (opened.parts.store(), opened.parts.options.load().grace);
     control.progress.begin("moving", opened.survey.away);
     // Nobody is reading, so the old copies can go at once.
     let moves = Moves::new(Duration::ZERO, Effort::Alone, control);
@@ -91,7 +91,7 @@ pub(super) async fn run_opened(opened: &Opened, control: &Control) -> Result<(),
 /// As [`run`], in a server that goes on serving. Old copies stay for the grace period, and what has to be removed is in
 /// the background.
 pub(super) async fn run_online(parts: &StoreParts, control: &Control) -> Result<(), IndexError> {
-    let (store, grace) = (parts.store(), parts.options.grace);
+    let (store, grace) = (parts.store(), parts.options.load().grace);
     control.progress.begin("reading the index", 0);
     let survey = Survey::of(store.index(), store.placer()).await?;
     control.progress.begin("moving", survey.away);

@@ -39,6 +39,8 @@ pub struct Remembered {
     pub last_scrub: Option<ScrubSummary>,
     /// When each volume was last found clean.
     pub clean: BTreeMap<String, Clean>,
+    /// How much the last scrub that walked all of a volume found there.
+    pub used: BTreeMap<String, Used>,
     /// Where a scrub that was begun by itself goes on.
     pub scrub_at: Option<ScrubPosition>,
     /// Which directory the index was, and since when.
@@ -71,6 +73,15 @@ pub struct Clean {
     pub contents_us: u64,
     /// Everything on it was asked for its size.
     pub sizes_us: u64,
+}
+
+/// What lay on a volume at a time. Sidecars, some hundred bytes each, are left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Used {
+    /// Bytes of all blobs, also of those that no record names.
+    pub bytes: u64,
+    /// When the walk over the volume had ended, µs since 1970.
+    pub at_us: u64,
 }
 
 /// A scrub that isn't done.

@@ -45,6 +45,29 @@ pub enum Kind {
     Other,
 }
 
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 11] = [
+        Kind::Missing,
+        Kind::UnderReplicated,
+        Kind::Corrupt,
+        Kind::Undecided,
+        Kind::Misplaced,
+        Kind::Orphan,
+        Kind::Leftover,
+        Kind::StraySidecar,
+        Kind::WrongSidecar,
+        Kind::Unreachable,
+        Kind::Other,
+    ];
+}
+
+/// A kind or a job's state as a word, the same as in JSON.
+pub fn word(value: impl Serialize) -> String {
+    let json = serde_json::to_value(value).unwrap_or_default();
+    json.as_str().unwrap_or_default().to_owned()
+}
+
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {

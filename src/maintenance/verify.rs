@@ -2,7 +2,7 @@
 
 use super::Progress;
 use crate::index::fault_of;
-use crate::index::leveldb::{self, STACK_BYTES};
+use crate::index::leveldb;
 use crate::index::table::{Table, TableError};
 use crate::model::Key;
 use std::ops::Bound;
@@ -18,16 +18,9 @@ pub fn run(db: &Path, progress: &Progress) -> Result<(), TableError> {
     if !db.is_dir() {
         return Err(TableError::Refused { dir: db.to_owned(), reason: "it doesn't exist".into() });
     }
-    let verify = || {
-        let mut table = leveldb::open(db, leveldb::Options::default())?;
-        read_all(&mut table, progress)?;
-        Box::new(table).close()
-    };
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("index".into()).stack_size(STACK_BYTES);
-        let reader = thread.spawn_scoped(scope, verify).expect("the system has room for one more thread");
-        reader.join().expect("the reader does not panic")
-    })
+    let mut table = leveldb::open(db, leveldb::Options::default())?;
+    read_all(&mut table, progress)?;
+    Box::new(table).close()
 }
 
 fn read_all(table: &mut impl Table, progress: &Progress) -> Result<(), TableError> {

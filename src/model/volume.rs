@@ -56,7 +56,8 @@ impl FromStr for Replica {
 }
 
 impl VolumeMode {
-    const ALL: [(VolumeMode, &'static str); 4] = [
+    /// Every mode and its name.
+    pub const ALL: [(VolumeMode, &'static str); 4] = [
         (VolumeMode::Alive, "alive"),
         (VolumeMode::Readonly, "readonly"),
         (VolumeMode::Drain, "drain"),

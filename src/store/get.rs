@@ -80,7 +80,7 @@ impl Store {
         candidates.sort_by_key(|candidate| !self.is_readable(&candidate.replica));
         // Where the Go original may have stored it elsewhere, only the volume knows.
         let is_known = candidates[0].paths.len() == 1 && self.is_readable(&candidates[0].replica);
-        if self.options.check == Check::Health && is_known {
+        if self.options.load().check == Check::Health && is_known {
             let first = candidates.swap_remove(0);
             return Ok(first.paths.into_iter().next().map(|path| (first.replica, path)));
         }

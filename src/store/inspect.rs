@@ -134,7 +134,7 @@ impl Store {
 
     /// Adds an MD5 to a record that has none; no effect if the record is another by now.
     pub async fn fill_in_md5(&self, key: &Key, record: &Record, md5: Md5) -> Result<(), StoreError> {
-        if !self.options.md5sum {
+        if !self.options.load().md5sum {
             return Ok(());
         }
         let reservation = self.index.reserve(key, Verb::Hold).await?;

@@ -29,8 +29,9 @@ pub use rebalance::{Left, Moved, Preview};
 pub use settle::run as settle_forever;
 
 use crate::index::{Index, IndexError, IndexSender, now_us};
-use crate::model::{CLUSTER_PATH, Key, PlacedFile, Placer, Replica, Sidecar, VolumeMode};
-use crate::volume::{ClusterId, Health, Timeouts, VolumeClient, VolumeError};
+use crate::model::{CLUSTER_PATH, PlacedFile, Placer, Replica, Sidecar, VolumeMode};
+use crate::volume::{ClusterId, Credentials, Health, Timeouts, VolumeClient, VolumeError};
+use arc_swap::ArcSwap;
 use log::warn;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -63,7 +64,7 @@ pub struct Store {
     index: Index,
     volumes: VolumeClient,
     placer: Arc<Placer>,
-    options: Arc<StoreOptions>,
+    options: Arc<ArcSwap<StoreOptions>>,
     /// The client's credentials, if it showed any.
     userpass: Option<Rc<str>>,
     /// Counts the GETs of this thread, so that replicas take turns.
@@ -81,17 +82,17 @@ pub struct StoreParts {
     pub timeouts: Timeouts,
     /// The volumes, and where on them a blob belongs.
     pub placer: Arc<Placer>,
-    /// What the operator chose.
-    pub options: Arc<StoreOptions>,
-    /// For the store's own requests, `user:password`.
-    pub userpass: Option<String>,
+    /// What the operator chose, and may choose anew while the server runs.
+    pub options: Arc<ArcSwap<StoreOptions>>,
+    /// For the store's own requests; may be exchanged as well.
+    pub userpass: Credentials,
 }
 
 impl StoreParts {
     /// The volumes as the store itself speaks to them. Must be called within an actix runtime.
     pub fn volumes(&self) -> VolumeClient {
         let client = VolumeClient::new(self.timeouts, Arc::clone(&self.health));
-        client.with_credentials(self.userpass.as_deref().map(Rc::from))
+        client.with_credentials(self.userpass.clone())
     }
 
     /// While the cluster `now` is getting another id, volumes that have that one already are ours too.
@@ -129,14 +130,14 @@ impl Store {
         index: Index,
         volumes: VolumeClient,
         placer: Arc<Placer>,
-        options: Arc<StoreOptions>,
+        options: Arc<ArcSwap<StoreOptions>>,
     ) -> Store {
         Store { index, volumes, placer, options, userpass: None, turns: Rc::default() }
     }
 
     /// The same store, speaking to the volumes with a client's credentials (`user:password`).
     pub fn with_credentials(&self, userpass: Rc<str>) -> Store {
-        let volumes = self.volumes.with_credentials(Some(Rc::clone(&userpass)));
+        let volumes = self.volumes.with_credentials(Credentials::new(Some(&userpass)));
         Store { volumes, userpass: Some(userpass), ..self.clone() }
     }
 
@@ -176,13 +177,6 @@ impl Store {
     /// The volumes that blobs are placed on.
     pub fn placer(&self) -> &Placer {
         &self.placer
-    }
-
-    /// The places that take new blobs, best first.
-    fn places_up(&self, key: &Key) -> Vec<Replica> {
-        let mut places = self.placer.ranked(key.as_bytes());
-        places.retain(|place| self.takes_blobs(place));
-        places
     }
 
     fn takes_blobs(&self, place: &Replica) -> bool {
@@ -242,6 +236,6 @@ impl Store {
 
     /// When something that is left now is to be settled, µs since 1970.
     fn after_grace_us(&self) -> u64 {
-        now_us() + self.options.grace_us()
+        now_us() + self.options.load().grace_us()
     }
 }

@@ -48,6 +48,8 @@ struct Write<'a> {
     store: &'a Store,
     reservation: Reservation,
     path: String,
+    /// Where the blob belongs.
+    home: Vec<Replica>,
     /// Places not tried yet, best first.
     spares: std::vec::IntoIter<Replica>,
     good: Vec<Replica>,
@@ -116,7 +118,10 @@ impl Store {
 
     async fn begin(&self, key: Key, replace: bool) -> Result<Write<'_>, StoreError> {
         let needed = self.placer.replicas();
-        let mut places = self.places_up(&key);
+        let mut places = self.placer.ranked(key.as_bytes());
+        let home = places.iter().filter(|place| self.placer.mode(place).keeps_blobs()).take(needed);
+        let home: Vec<Replica> = home.cloned().collect();
+        places.retain(|place| self.takes_blobs(place));
         if places.len() < needed {
             return Err(StoreError::NotEnoughVolumes { up: places.len(), needed, key });
         }
@@ -124,7 +129,7 @@ impl Store {
         let verb = if replace { Verb::Replace(places.clone()) } else { Verb::Put(places.clone()) };
         let reservation = self.index.reserve(&key, verb).await?;
         let path = path_of(&key, File::Blob(reservation.generation()));
-        Ok(Write { store: self, reservation, path, spares, good: places, lost: Vec::new() })
+        Ok(Write { store: self, reservation, path, home, spares, good: places, lost: Vec::new() })
     }
 }
 
@@ -209,7 +214,7 @@ impl Write<'_> {
 
     /// Hashing is the longest part of a large write; without --md5sum only a client's own MD5 asks for it.
     fn is_hashed(&self, announced: Option<Md5>) -> bool {
-        self.store.options.md5sum || announced.is_some()
+        self.store.options.load().md5sum || announced.is_some()
     }
 
     fn sort_out_sent(&mut self, Outcome { replica, result }: Outcome) {
@@ -284,7 +289,7 @@ impl Write<'_> {
         let store = self.store;
         Record {
             state: State::Live,
-            md5: content.md5.filter(|_| store.options.md5sum),
+            md5: content.md5.filter(|_| store.options.load().md5sum),
             generation: self.reservation.generation(),
             replicas: store.placer.in_record_order(self.reservation.key().as_bytes(), self.good.clone()),
         }
@@ -299,6 +304,9 @@ impl Write<'_> {
         let left = self.store.waited_for(left);
         let ending = Ending { left, not_before_us: self.store.after_grace_us() };
         self.reservation.commit(record, ending).await?;
+        if self.good.iter().any(|place| !self.home.contains(place)) {
+            metrics::counter!("mkv_spilled_writes_total").increment(1);
+        }
         Ok(Stored { md5: content.md5, size: content.size, replaced })
     }
 

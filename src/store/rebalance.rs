@@ -100,7 +100,8 @@ impl Store {
         if self.is_home(key, &record) {
             return Ok(());
         }
-        let failures = match self.bring_home(key, self.options.grace).await {
+        let grace = self.options.load().grace;
+        let failures = match self.bring_home(key, grace).await {
             Ok(moved) if moved.left.is_empty() => return Ok(()),
             Ok(moved) => moved.left.iter().map(Left::to_string).collect(),
             Err(err @ StoreError::Gone { .. }) => vec![err.to_string()],
@@ -200,7 +201,7 @@ impl Move<'_> {
         left.extend(folded_files(&seen, &arrived));
         let replicas = self.store.placer.in_record_order(key.as_bytes(), kept);
         // Reading has told what nothing told before.
-        let read = md5.filter(|_| self.depth == Depth::Contents && self.store.options.md5sum);
+        let read = md5.filter(|_| self.depth == Depth::Contents && self.store.options.load().md5sum);
         let record = Record { replicas, md5: self.record.md5.or(read), ..self.record.clone() };
         self.commit(record, left).await
     }

@@ -8,7 +8,7 @@ impl Store {
     /// Forgets `key` and removes its files. [`StoreError::RemovalPending`] when some are left: the key counts as
     /// absent from then on, and the files are removed as soon as their volumes answer.
     pub async fn remove(&self, key: &Key) -> Result<(), StoreError> {
-        let verb = Verb::Remove { protect: self.options.protect };
+        let verb = Verb::Remove { protect: self.options.load().protect };
         let reservation = self.index.reserve(key, verb).await?;
         let mut files = reservation.files().to_vec();
         let waits_until_us = reservation.waits_until_us();

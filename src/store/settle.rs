@@ -74,7 +74,7 @@ impl Store {
     /// the grace period. What is in no doubt need not wait for that: on a busy volume some answer is always late.
     pub(super) fn is_ready(&self, placed: &PlacedFile) -> bool {
         let health = self.volumes.health();
-        let quiet_us = self.options.grace_us();
+        let quiet_us = self.options.load().grace_us();
         let since = health.last_unreachable_us(&placed.replica).map_or(0, |time_us| time_us + quiet_us);
         let answers = self.takes_changes(&placed.replica) && (!placed.in_doubt || since <= now_us());
         answers || self.placer.is_forgotten(&placed.replica)
@@ -93,7 +93,7 @@ impl Store {
                 Ok(None) => BUSY_PAUSE,
                 Err(err @ IndexError::Record { .. }) => {
                     error!("what earlier writes left can't be settled: {err}");
-                    self.options.grace
+                    self.options.load().grace
                 }
                 Err(err) => return Err(err.into()),
             };

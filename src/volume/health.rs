@@ -6,10 +6,11 @@
 use super::{ClusterId, VolumeError};
 use crate::model::{Replica, Volume};
 use log::{error, info, warn};
+use metrics::{Counter, Gauge, counter, gauge};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 
 /// How a volume is.
@@ -56,6 +57,9 @@ pub(super) struct Entry {
     last_unreachable_us: AtomicU64,
     /// Since when and why the state is what it is.
     change: Mutex<(u64, String)>,
+    errors: Counter,
+    sent_bytes: Counter,
+    probe_seconds: Gauge,
 }
 
 impl Health {
@@ -115,6 +119,9 @@ impl Health {
     /// Draws the consequence of a failed call.
     pub(super) fn note(&self, err: &VolumeError) {
         let Some(entry) = self.entry(err.replica()) else { return };
+        if is_the_volumes(err) {
+            entry.errors.increment(1);
+        }
         match err {
             VolumeError::Unreachable { reason, .. } => {
                 entry.touch_unreachable();
@@ -135,6 +142,11 @@ impl Health {
             | VolumeError::Unreadable { .. }
             | VolumeError::Directory { .. } => {}
         }
+    }
+
+    /// Where the bytes of bodies are counted that are sent to the volume of `replica`.
+    pub(super) fn sent_bytes(&self, replica: &Replica) -> Counter {
+        self.entry(replica).map_or_else(Counter::noop, |entry| entry.sent_bytes.clone())
     }
 
     pub(super) fn entries(&self) -> &[Entry] {
@@ -160,6 +172,9 @@ impl Entry {
             state: AtomicU8::new(VolumeState::Up as u8),
             last_unreachable_us: AtomicU64::new(0),
             change: Mutex::new((now_us, String::new())),
+            errors: counter!("mkv_volume_errors_total", "volume" => volume.to_string()),
+            sent_bytes: counter!("mkv_volume_sent_bytes_total", "volume" => volume.to_string()),
+            probe_seconds: gauge!("mkv_volume_probe_duration_seconds", "volume" => volume.to_string()),
         }
     }
 
@@ -179,6 +194,11 @@ impl Entry {
             VolumeState::Down => warn!("volume {} is down: {reason}", self.volume),
             VolumeState::Foreign => error!("volume {} is not used: {reason}", self.volume),
         }
+    }
+
+    /// A probe has ended, well or not.
+    pub(super) fn probed(&self, took: Duration) {
+        self.probe_seconds.set(took);
     }
 
     fn touch_unreachable(&self) {
@@ -208,6 +228,21 @@ impl VolumeState {
             2 => VolumeState::Foreign,
             _ => VolumeState::Down,
         }
+    }
+}
+
+/// Whether a volume has failed, and not this side or a client.
+fn is_the_volumes(err: &VolumeError) -> bool {
+    match err {
+        VolumeError::Unreachable { .. }
+        | VolumeError::NoAnswer { .. }
+        | VolumeError::Refused { .. }
+        | VolumeError::NoListing { .. } => true,
+        VolumeError::Aborted { .. }
+        | VolumeError::TooLarge { .. }
+        | VolumeError::Foreign { .. }
+        | VolumeError::Unreadable { .. }
+        | VolumeError::Directory { .. } => false,
     }
 }
 

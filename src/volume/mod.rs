@@ -28,6 +28,7 @@ pub use probe::{Adopt, ClusterId, ClusterIdError, ProbeOutcome, probe_all_once, 
 pub use replicate::{Outcome, Upload, UploadError};
 
 use crate::model::{CLUSTER_PATH, Replica};
+use arc_swap::ArcSwapOption;
 use awc::ClientResponse;
 use awc::body::MessageBody;
 use awc::http::Method;
@@ -97,11 +98,42 @@ pub struct FileStat {
     pub mtime_us: Option<u64>,
 }
 
+/// The server's own credentials, shared by the clients of all threads, and exchanged while they work.
+#[derive(Clone, Default)]
+pub struct Credentials(Arc<ArcSwapOption<HeaderValue>>);
+
+impl Credentials {
+    /// `user:password`, or none.
+    pub fn new(userpass: Option<&str>) -> Credentials {
+        let credentials = Credentials::default();
+        credentials.set(userpass);
+        credentials
+    }
+
+    /// From the next request on, others.
+    pub fn set(&self, userpass: Option<&str>) {
+        self.0.store(userpass.map(|userpass| Arc::new(authorization(userpass))));
+    }
+
+    /// Whether there are any.
+    pub fn is_some(&self) -> bool {
+        self.0.load().is_some()
+    }
+}
+
+/// Never shown where headers are logged.
+fn authorization(userpass: &str) -> HeaderValue {
+    let text = format!("Basic {}", STANDARD.encode(userpass));
+    let mut value = HeaderValue::try_from(text).expect("base64 is a header value");
+    value.set_sensitive(true);
+    value
+}
+
 /// HTTP client of the volumes. One per worker thread, because awc's client is `!Send`; cheap to clone.
 #[derive(Clone)]
 pub struct VolumeClient {
     shared: Rc<Shared>,
-    authorization: Option<HeaderValue>,
+    credentials: Credentials,
 }
 
 struct Shared {
@@ -115,18 +147,15 @@ impl VolumeClient {
     pub fn new(timeouts: Timeouts, health: Arc<Health>) -> VolumeClient {
         let reads = Pool::new(timeouts, timeouts.answer);
         let writes = Pool::new(timeouts, timeouts.write);
-        VolumeClient { shared: Rc::new(Shared { reads, writes, health }), authorization: None }
+        VolumeClient {
+            shared: Rc::new(Shared { reads, writes, health }),
+            credentials: Credentials::default(),
+        }
     }
 
-    /// The same connections with other credentials, `user:password`. They are never logged.
-    pub fn with_credentials(&self, userpass: Option<Rc<str>>) -> VolumeClient {
-        let authorization = userpass.map(|userpass| {
-            let text = format!("Basic {}", STANDARD.encode(userpass.as_bytes()));
-            let mut value = HeaderValue::try_from(text).expect("base64 is a header value");
-            value.set_sensitive(true);
-            value
-        });
-        VolumeClient { shared: self.shared.clone(), authorization }
+    /// The same connections with other credentials. They are never logged.
+    pub fn with_credentials(&self, credentials: Credentials) -> VolumeClient {
+        VolumeClient { shared: self.shared.clone(), credentials }
     }
 
     /// Which volumes are up, as this and all other clients have found.
@@ -194,6 +223,7 @@ impl VolumeClient {
     ) -> Result<(), VolumeError> {
         let call = Call { method: "PUT", replica, path };
         let date = date_header(mtime_us);
+        self.health().sent_bytes(replica).increment(body.len() as u64);
         let failure = match self.put_once(Age::Any, call, date.clone(), body.clone()).await {
             Ok(()) => return Ok(()),
             Err(failure) => failure,
@@ -285,8 +315,8 @@ impl VolumeClient {
             Age::Any => request,
             Age::Fresh => request.force_close(),
         };
-        Ok(match &self.authorization {
-            Some(value) => request.insert_header((AUTHORIZATION, value.clone())),
+        Ok(match &*self.credentials.0.load() {
+            Some(value) => request.insert_header((AUTHORIZATION, HeaderValue::clone(value))),
             None => request,
         })
     }

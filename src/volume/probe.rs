@@ -162,7 +162,9 @@ async fn probe(
 ) -> ProbeOutcome {
     let _slot = slots.acquire().await.expect("the semaphore is never closed");
     let root = entry.volume.root();
+    let begun = Instant::now();
     let outcome = look(client, &root, cluster, adopt).await;
+    entry.probed(begun.elapsed());
     match &outcome {
         ProbeOutcome::Up | ProbeOutcome::Adopted => entry.set(VolumeState::Up, ""),
         ProbeOutcome::Down { error } => entry.set(VolumeState::Down, &reason_of(error)),

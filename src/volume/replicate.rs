@@ -13,6 +13,7 @@ use awc::body::{BodySize, MessageBody};
 use awc::http::header::HeaderValue;
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
+use metrics::Counter;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -251,7 +252,8 @@ impl Upload {
         age: Age,
     ) -> LocalBoxFuture<'static, Result<(), Failure>> {
         let size = self.length.map_or(BodySize::Stream, BodySize::Sized);
-        let body = LaneBody { queue: queue.clone(), size };
+        let body =
+            LaneBody { queue: queue.clone(), size, sent_bytes: self.client.health().sent_bytes(replica) };
         let (client, replica, path, date) =
             (self.client.clone(), replica.clone(), self.path.clone(), self.date.clone());
         Box::pin(async move {
@@ -275,6 +277,7 @@ impl Lane {
 struct LaneBody {
     queue: Rc<RefCell<Queue>>,
     size: BodySize,
+    sent_bytes: Counter,
 }
 
 impl MessageBody for LaneBody {
@@ -287,7 +290,10 @@ impl MessageBody for LaneBody {
     fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
         let mut queue = self.queue.borrow_mut();
         match queue.chunks.pop_front() {
-            Some(chunk) => Poll::Ready(Some(Ok(chunk))),
+            Some(chunk) => {
+                self.sent_bytes.increment(chunk.len() as u64);
+                Poll::Ready(Some(Ok(chunk)))
+            }
             None if queue.ended => Poll::Ready(None),
             None => Poll::Pending,
         }

@@ -6,11 +6,13 @@
 
 mod admin;
 mod bad_input;
+mod configuration;
 mod export;
 mod forget;
 mod go_cluster;
 mod harness;
 mod harness_itself;
+mod metrics;
 mod mkv_script;
 mod native_api;
 mod operations;

@@ -225,6 +225,7 @@ struct Up {
     /// Four in a row.
     ports: Vec<PortLease>,
     _admin: PortLease,
+    config: Option<std::path::PathBuf>,
     child: Option<Child>,
 }
 
@@ -237,7 +238,7 @@ impl Up {
             in_a_row.then_some((ports, admin))
         });
         let (ports, _admin) = ports;
-        Self { dir: TempDir::new(), ports, _admin, child: None }
+        Self { dir: TempDir::new(), ports, _admin, config: None, child: None }
     }
 
     fn data(&self) -> std::path::PathBuf {
@@ -257,6 +258,7 @@ impl Up {
         let child = Command::new(repository().join("mkv"))
             .args(["up", "--port", &self.ports[0].port().to_string()])
             .arg(self.data())
+            .args(self.config.iter().flat_map(|config| [Path::new("--config"), config]))
             .env("MKV_BIN", env!("CARGO_BIN_EXE_mkv"))
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
@@ -364,4 +366,51 @@ fn up_outlives_a_volume_that_dies() {
     assert_eq!(redirect.status, 302);
     assert_eq!(http("PUT", &up.url("/new"), b"x", &[]).status, 503);
     up.end(Signal::SIGTERM);
+}
+
+#[test]
+fn up_reads_its_configuration_again_and_leaves_its_volumes_alone() {
+    let mut up = Up::new();
+    let config = up.dir.join("mkv.toml");
+    fs::write(&config, "fallback = 'a:1'\n").expect("our directory is writable");
+    up.config = Some(config.clone());
+    up.start();
+    let pid = up.child.as_ref().expect("it runs").id();
+    let volumes = children(pid);
+    fs::write(&config, "fallback = 'b:1'\nreplicas = 2\n").expect("our directory is writable");
+    send(pid, Signal::SIGHUP);
+    eventually("it says what is new", || up.log().contains("was read again; new: fallback\n"));
+    assert!(up.log().contains("replicas is another one now; restart to use it"), "{}", up.log());
+    // What `up` chose by itself has not changed.
+    assert_eq!(up.log().matches("is another one now").count(), 1, "{}", up.log());
+    let response = http("GET", &up.url("/none"), b"", &[]);
+    assert_eq!(response.header("location"), Some("http://b:1/none"));
+    assert_eq!(children(pid), volumes);
+    assert_eq!(http("PUT", &up.url("/k"), b"x", &[]).status, 201);
+    assert!(up.end(Signal::SIGTERM).success());
+}
+
+#[test]
+fn up_ends_with_its_terminal() {
+    let up = Up::new();
+    let (program, port) = (repository().join("mkv"), up.ports[0].port());
+    let mut terminal = Command::new("script")
+        .args(["--quiet", "--command"])
+        .arg(format!("exec '{}' up --port {port} '{}'", program.display(), up.data().display()))
+        .arg("/dev/null")
+        .env("MKV_BIN", env!("CARGO_BIN_EXE_mkv"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("util-linux is there");
+    eventually("it answers", || {
+        try_http("GET", &up.url("/?list"), b"", &[]).is_ok_and(|response| response.status == 200)
+    });
+    let pids = children(terminal.id());
+    assert_eq!(pids.len(), 1);
+    let volumes = children(pids[0]);
+    assert_eq!(volumes.len(), 3);
+    terminal.kill().expect("it is our child");
+    terminal.wait().expect("it is our child");
+    eventually("it ends, and its volumes", || pids.iter().chain(&volumes).all(|pid| is_gone(*pid)));
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use minikeyvalue::index::leveldb::{self, STACK_BYTES};
+use minikeyvalue::index::leveldb;
 use minikeyvalue::index::table::{Change, Table};
 
 use crate::harness::{Cluster, Master};
@@ -51,12 +51,7 @@ fn a_flipped_bit_is_found_and_no_index_is_none() {
 
 fn write(master: &Master, changes: Vec<Change>) {
     let dir = master.db().to_owned();
-    let write = move || {
-        let mut table = leveldb::open(&dir, leveldb::Options::default()).expect("nobody has it open");
-        table.write(&changes).expect("it can be written");
-        Box::new(table).close().expect("it can be closed");
-    };
-    let thread =
-        std::thread::Builder::new().stack_size(STACK_BYTES).spawn(write).expect("a thread can be made");
-    thread.join().expect("it was written");
+    let mut table = leveldb::open(&dir, leveldb::Options::default()).expect("nobody has it open");
+    table.write(&changes).expect("it can be written");
+    Box::new(table).close().expect("it can be closed");
 }

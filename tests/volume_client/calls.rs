@@ -5,10 +5,9 @@ use crate::stub::{Stub, nobody};
 use crate::{CALM, HASTY, MTIME_US, client, client_of, content};
 use bytes::Bytes;
 use minikeyvalue::model::{Md5, Replica};
-use minikeyvalue::volume::{Candidate, Content, CopyError, Removal, Search, VolumeError};
+use minikeyvalue::volume::{Candidate, Content, CopyError, Credentials, Removal, Search, VolumeError};
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
-use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -198,7 +197,7 @@ async fn credentials_are_sent_and_not_shown() {
         }
     });
     let plain = client(CALM);
-    let known = plain.with_credentials(Some(Rc::from("user:pass:word")));
+    let known = plain.with_credentials(Credentials::new(Some("user:pass:word")));
     let err = known.get(&stub.replica(), PATH, 9).await.unwrap_err();
     assert!(err.status() == Some(401) && !format!("{err:?}").contains("word"), "{err:?}");
     plain.get(&stub.replica(), PATH, 9).await.unwrap_err();

@@ -6,20 +6,25 @@ use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{Method, header};
 use actix_web::middleware::Next;
+use arc_swap::ArcSwapOption;
 use std::net::IpAddr;
+use std::sync::Arc;
 use subtle::ConstantTimeEq;
+
+/// What has to be shown to act, if anything; may be exchanged while the server runs.
+pub type Token = Arc<ArcSwapOption<String>>;
 
 /// Decides on every request before it is handled.
 #[derive(Clone)]
 pub struct Guard {
-    token: Option<String>,
+    token: Token,
     is_local: bool,
 }
 
 impl Guard {
     /// For a port on `address`. With a token, everything but health and metrics needs it; without one, acting is
     /// possible only where nobody else can reach the port.
-    pub fn new(address: IpAddr, token: Option<String>) -> Guard {
+    pub fn new(address: IpAddr, token: Token) -> Guard {
         Guard { token, is_local: address.is_loopback() }
     }
 
@@ -36,17 +41,18 @@ impl Guard {
     }
 
     fn decide(&self, request: &ServiceRequest) -> Result<(), AdminError> {
+        let token = self.token.load();
         let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
         if !is_same_site(text(header::ORIGIN), text(header::HOST)) {
             return Err(AdminError::CrossSite);
         }
         // A name that somebody else's DNS made point here is not how a person calls this machine.
-        if self.is_local && self.token.is_none() && !text(header::HOST).is_none_or(is_local_name) {
+        if self.is_local && token.is_none() && !text(header::HOST).is_none_or(is_local_name) {
             return Err(AdminError::CrossSite);
         }
         let is_action = !matches!(*request.method(), Method::GET | Method::HEAD);
         let shown = text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
-        match (&self.token, shown) {
+        match (&*token, shown) {
             _ if !is_action => Ok(()),
             (None, _) if self.is_local => Ok(()),
             (None, _) => Err(AdminError::NeedsToken),

@@ -8,11 +8,13 @@ mod error;
 mod guard;
 mod jobs;
 mod keys;
+mod scrape;
 mod volumes;
 
-pub use guard::Guard;
+pub use guard::{Guard, Token};
 
 use crate::maintenance::Maintenance;
+use crate::metrics::Metrics;
 use crate::store::Store;
 use actix_web::{HttpResponse, Responder, web};
 use error::AdminError;
@@ -21,9 +23,10 @@ use std::rc::Rc;
 use std::time::Instant;
 
 /// Every route: method and path, as docs/openapi.json writes them.
-pub const ROUTES: [(&str, &str); 12] = [
+pub const ROUTES: [(&str, &str); 13] = [
     ("GET", "/healthz"),
     ("GET", "/readyz"),
+    ("GET", "/metrics"),
     ("GET", "/api/status"),
     ("GET", "/api/volumes"),
     ("PUT", "/api/volumes/{volume}"),
@@ -50,6 +53,8 @@ pub struct Admin {
     pub maintenance: Maintenance,
     /// When the server was started.
     pub started: Instant,
+    /// What is recorded.
+    pub metrics: Metrics,
 }
 
 /// Adds all routes.
@@ -59,6 +64,7 @@ pub fn configure(config: &mut web::ServiceConfig, admin: Rc<Admin>) {
         .app_data(web::PayloadConfig::new(MAX_BODY_BYTES))
         .service(web::resource("/healthz").get(async || "ok\n"))
         .service(web::resource("/readyz").get(volumes::ready))
+        .service(web::resource("/metrics").get(scrape::metrics))
         .service(web::resource("/api/status").get(status))
         .service(web::resource("/api/volumes").get(volumes::list))
         .service(web::resource("/api/volumes/{volume:.*}").put(volumes::set_mode))

@@ -3,26 +3,28 @@
 use super::error::AdminError;
 use super::jobs::parsed;
 use super::{Admin, State};
-use crate::maintenance::state::Clean;
+use crate::maintenance::state::{Clean, Used};
 use crate::model::{Volume, VolumeMode};
 use crate::volume::{VolumeHealth, VolumeState};
 use actix_web::{Responder, web};
 use serde::{Deserialize, Serialize};
 
-/// A volume. Stock nginx can't tell how much room it has, so nothing here does: a disk's own monitoring knows.
+/// A volume. Stock nginx can't tell how much room it has, so nothing here does (docs/decisions/0007-room-on-volumes.md).
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct View {
-    volume: String,
+    pub(super) volume: String,
     /// What the operator wants of it.
-    mode: VolumeMode,
+    pub(super) mode: VolumeMode,
     /// `up`, `down`, or `foreign`: what it is.
-    state: &'static str,
+    pub(super) state: &'static str,
     since_us: u64,
     /// Why it isn't up; empty if it is.
     reason: String,
     last_unreachable_us: Option<u64>,
     /// When a scrub last found everything on it as it should be.
     clean: Clean,
+    /// How much a scrub last found on it; `None` before one.
+    pub(super) used: Option<Used>,
 }
 
 impl View {
@@ -48,6 +50,7 @@ pub(super) fn views(admin: &Admin) -> Vec<View> {
         reason: health.reason,
         last_unreachable_us: health.last_unreachable_us,
         clean: remembered.clean.get(health.volume.as_str()).copied().unwrap_or_default(),
+        used: remembered.used.get(health.volume.as_str()).copied(),
         volume: health.volume.to_string(),
     };
     admin.store.volumes().health().snapshot().into_iter().map(view).collect()

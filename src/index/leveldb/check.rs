@@ -6,7 +6,7 @@
 
 use super::files::Kind;
 use super::journal;
-use super::manifest::{self, Manifest};
+use super::manifest::{self, Manifest, TableEntry};
 use super::sstable;
 use crate::index::table::TableError;
 use std::fs::{self, File};
@@ -104,14 +104,14 @@ fn check_logs(dir: &Path, names: &[String], manifest: &Manifest) -> Result<(), T
 
 fn check_tables(dir: &Path, manifest: &Manifest) -> Result<Origin, TableError> {
     let mut origin = Origin::Ours;
-    for (&number, &size) in &manifest.tables {
+    for (&number, TableEntry { size, .. }) in &manifest.tables {
         let path = table_path(dir, number);
         let file = File::open(&path).map_err(|err| failed(&path, err))?;
         let outline = sstable::outline(&file).map_err(|err| failed(&path, err))?;
-        if outline.file_bytes != size {
+        if outline.file_bytes != *size {
             return Err(corrupt(&path, format!("has {} bytes instead of {size}", outline.file_bytes)));
         }
-        let is_ours = outline.has_our_filter && path.extension().is_some_and(|kind| kind == "ldb");
+        let is_ours = outline.our_filter.is_some() && path.extension().is_some_and(|kind| kind == "ldb");
         if !is_ours && origin == Origin::Ours {
             origin = Origin::Foreign(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
         }

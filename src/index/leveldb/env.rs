@@ -1,7 +1,8 @@
 //! The engine's view of the operating system: everything goes through [`Guard`].
 
-use super::files::{self, TableReader, Writer};
+use super::files::{self, Kind, TableReader, Writer};
 use super::guard::{Guard, Operation};
+use super::publish::Publisher;
 use rusty_leveldb::env::{Env, FileLock, Logger, RandomAccess};
 use rusty_leveldb::{Result, Status, StatusCode};
 use std::ffi::OsStr;
@@ -9,16 +10,29 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The files of one index directory, whose lock its owner holds.
 pub(super) struct GuardedEnv {
-    guard: Rc<Guard>,
+    guard: Arc<Guard>,
+    /// Then the logs are the owner's: the engine's own go nowhere, and it sees those of the directory only once.
+    publisher: Option<Rc<Publisher>>,
 }
 
 impl GuardedEnv {
-    pub(super) fn new(guard: Rc<Guard>) -> Self {
-        Self { guard }
+    pub(super) fn new(guard: Arc<Guard>) -> Self {
+        Self { guard, publisher: None }
+    }
+
+    pub(super) fn publishing(guard: Arc<Guard>, publisher: Rc<Publisher>) -> Self {
+        Self { guard, publisher: Some(publisher) }
+    }
+
+    fn hides(&self, name: &Path) -> bool {
+        // The engine panics at names that are not Unicode; its own all are.
+        let is_hidden_log = Kind::of(name) == Kind::Log && self.publisher.iter().any(|it| it.hides_logs());
+        name.to_str().is_none() || is_hidden_log
     }
 }
 
@@ -32,7 +46,10 @@ impl Env for GuardedEnv {
     }
 
     fn open_writable_file(&self, path: &Path) -> Result<Box<dyn Write>> {
-        Ok(Box::new(Writer::create(path, &self.guard)?))
+        if Kind::of(path) == Kind::Log && self.publisher.is_some() {
+            return Ok(Box::new(io::sink()));
+        }
+        Ok(Box::new(Writer::create(path, &self.guard, self.publisher.clone())?))
     }
 
     /// Only used for going on with an old log or MANIFEST: what is appended behind a torn end can't be read.
@@ -47,8 +64,7 @@ impl Env for GuardedEnv {
     fn children(&self, path: &Path) -> Result<Vec<PathBuf>> {
         let list = || fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().into())).collect();
         let names: Vec<PathBuf> = self.guard.perform(Operation::List(path), list)?;
-        // The engine panics at names that are not Unicode; its own all are.
-        Ok(names.into_iter().filter(|name| name.to_str().is_some()).collect())
+        Ok(names.into_iter().filter(|name| !self.hides(name)).collect())
     }
 
     fn size_of(&self, path: &Path) -> Result<usize> {
@@ -57,11 +73,7 @@ impl Env for GuardedEnv {
     }
 
     fn delete(&self, path: &Path) -> Result<()> {
-        let delete = || match fs::remove_file(path) {
-            Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err),
-            _ => Ok(()),
-        };
-        Ok(self.guard.perform(Operation::Delete(path), delete)?)
+        Ok(self.guard.delete(path)?)
     }
 
     /// The directory is there before the engine starts.
@@ -77,10 +89,13 @@ impl Env for GuardedEnv {
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         let changes = fs::read(from)? != fs::read(to).unwrap_or_default();
         if to.file_name() == Some(OsStr::new("CURRENT")) && !changes {
-            return self.delete(from);
+            self.guard.delete(from)?;
+        } else {
+            self.guard.perform(Operation::Sync(from), || File::open(from)?.sync_all())?;
+            self.guard.rename(from, to)?;
         }
-        self.guard.perform(Operation::Sync(from), || File::open(from)?.sync_all())?;
-        Ok(self.guard.rename(from, to)?)
+        let published = self.publisher.iter().try_for_each(|publisher| publisher.publish());
+        published.map_err(|err| Status::new(StatusCode::IOError, &err.to_string()))
     }
 
     /// The owner of the directory holds its lock already, and for longer than one handle lives.

@@ -3,6 +3,7 @@
 use super::SyncMode;
 use super::guard::{Guard, Operation};
 use super::journal;
+use super::publish::Publisher;
 use super::sstable::{self, FOOTER_BYTES, Outline, TRAILER_BYTES};
 use rusty_leveldb::env::RandomAccess;
 use std::fs::{self, File, OpenOptions};
@@ -10,6 +11,7 @@ use std::io::{self, Cursor, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// What a file is for, as LevelDB names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,11 +41,19 @@ pub(super) struct Writer {
     path: PathBuf,
     kind: Kind,
     is_dirty: bool,
-    guard: Rc<Guard>,
+    /// A log's name is made durable by itself, so that no write waits for the names of tables.
+    is_new: bool,
+    guard: Arc<Guard>,
+    /// Reads the MANIFEST along.
+    publisher: Option<Rc<Publisher>>,
 }
 
 impl Writer {
-    pub(super) fn create(path: &Path, guard: &Rc<Guard>) -> io::Result<Self> {
+    pub(super) fn create(
+        path: &Path,
+        guard: &Arc<Guard>,
+        publisher: Option<Rc<Publisher>>,
+    ) -> io::Result<Self> {
         let kind = Kind::of(path);
         let open = || OpenOptions::new().create(true).truncate(true).write(true).open(path);
         let file = guard.perform(Operation::Create(path), open)?;
@@ -51,15 +61,31 @@ impl Writer {
             Kind::Manifest => {
                 guard.begin_manifest();
                 guard.note_new_file();
+                publisher.iter().for_each(|publisher| publisher.begin());
             }
-            Kind::Log | Kind::Table => guard.note_new_file(),
-            Kind::Other => {}
+            Kind::Table => guard.note_new_file(),
+            Kind::Log | Kind::Other => {}
         }
-        Ok(Self { file, path: path.to_owned(), kind, is_dirty: false, guard: guard.clone() })
+        let (path, guard) = (path.to_owned(), guard.clone());
+        Ok(Self { file, path, kind, is_dirty: false, is_new: true, guard, publisher })
+    }
+
+    /// Adds `bytes` and returns when they are durable.
+    pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all(bytes)?;
+        self.flush()
     }
 
     fn directory(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new("/"))
+    }
+
+    fn settle_name(&mut self) -> io::Result<()> {
+        match self.kind {
+            Kind::Log if std::mem::take(&mut self.is_new) => self.guard.sync_directory(self.directory()),
+            Kind::Log => Ok(()),
+            _ => self.guard.settle_directory(self.directory()),
+        }
     }
 
     /// `CURRENT` is written beside and renamed: the rename syncs it, if it changes anything.
@@ -81,6 +107,7 @@ impl Write for Writer {
         self.is_dirty = true;
         if self.kind == Kind::Manifest {
             self.guard.count_manifest(bytes.len());
+            self.publisher.iter().for_each(|publisher| publisher.append(bytes));
         }
         Ok(bytes.len())
     }
@@ -92,7 +119,7 @@ impl Write for Writer {
         if self.kind == Kind::Table {
             self.guard.sync_later(&self.path, self.file.try_clone()?)?;
         } else {
-            self.guard.settle_directory(self.directory())?;
+            self.settle_name()?;
             self.guard.perform(Operation::Sync(&self.path), || self.file.sync_data())?;
         }
         self.is_dirty = false;
@@ -113,11 +140,11 @@ pub(super) struct TableReader {
     file: File,
     path: PathBuf,
     outline: Outline,
-    guard: Rc<Guard>,
+    guard: Arc<Guard>,
 }
 
 impl TableReader {
-    pub(super) fn open(path: &Path, guard: &Rc<Guard>) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, guard: &Arc<Guard>) -> io::Result<Self> {
         let (file, outline) = guard.perform(Operation::Open(path), || {
             let file = File::open(path)?;
             let outline = sstable::outline(&file)?;

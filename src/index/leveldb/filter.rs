@@ -33,14 +33,19 @@ impl FilterPolicy for FingerprintPolicy {
     }
 
     fn key_may_match(&self, key: &[u8], filter: &[u8]) -> bool {
-        let wanted = fingerprint(key).to_le_bytes();
-        filter.chunks_exact(FINGERPRINT_BYTES).any(|stored| stored == wanted)
+        holds(filter, fingerprint(key))
     }
+}
+
+/// Whether a key with this fingerprint is among those that `filter` was made of.
+pub(super) fn holds(filter: &[u8], fingerprint: u64) -> bool {
+    let wanted = fingerprint.to_le_bytes();
+    filter.chunks_exact(FINGERPRINT_BYTES).any(|stored| stored == wanted)
 }
 
 /// SipHash-2-4: keys are chosen by users, and a hash that is easy to invert would let one of them place a
 /// false positive beside somebody else's key.
-fn fingerprint(key: &[u8]) -> u64 {
+pub(super) fn fingerprint(key: &[u8]) -> u64 {
     SipHasher24::new_with_keys(HASH_KEY.0, HASH_KEY.1).hash(key)
 }
 

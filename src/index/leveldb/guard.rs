@@ -8,12 +8,12 @@
 
 use super::SyncMode;
 use crate::index::table::TableError;
-use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 /// One operation on a file of the index.
@@ -49,7 +49,7 @@ impl fmt::Display for Operation<'_> {
 }
 
 /// Sees every operation. Tests count with it, fail operations, and pull the plug.
-pub(super) trait Observer {
+pub(super) trait Observer: Send + Sync {
     /// Called first; an error takes the operation's place.
     fn before(&self, _operation: Operation<'_>) -> io::Result<()> {
         Ok(())
@@ -74,27 +74,29 @@ impl From<Fault> for TableError {
     }
 }
 
-/// The gate of one directory's files.
+/// The gate of one directory's files, for the owner of the index and the thread of the engine.
 pub(super) struct Guard {
     sync: SyncMode,
-    observer: Option<Rc<dyn Observer>>,
-    fault: RefCell<Option<Fault>>,
-    /// Files were created that a power cut may still take away, however well synced.
-    directory_changed: Cell<bool>,
-    manifest_bytes: Cell<usize>,
+    observer: Option<Arc<dyn Observer>>,
+    has_stopped: AtomicBool,
+    fault: Mutex<Option<Fault>>,
+    /// Tables or a MANIFEST were created that a power cut may still take away, however well synced.
+    directory_changed: Mutex<bool>,
+    manifest_bytes: AtomicUsize,
     /// A compaction writes many tables; each is synced while the next one is being written.
-    syncing: RefCell<Vec<(PathBuf, JoinHandle<io::Result<()>>)>>,
+    syncing: Mutex<Vec<(PathBuf, JoinHandle<io::Result<()>>)>>,
 }
 
 impl Guard {
-    pub(super) fn new(sync: SyncMode, observer: Option<Rc<dyn Observer>>) -> Rc<Self> {
-        Rc::new(Self {
+    pub(super) fn new(sync: SyncMode, observer: Option<Arc<dyn Observer>>) -> Arc<Self> {
+        Arc::new(Self {
             sync,
             observer,
-            fault: RefCell::default(),
-            directory_changed: Cell::default(),
-            manifest_bytes: Cell::default(),
-            syncing: RefCell::default(),
+            has_stopped: AtomicBool::default(),
+            fault: Mutex::default(),
+            directory_changed: Mutex::default(),
+            manifest_bytes: AtomicUsize::default(),
+            syncing: Mutex::default(),
         })
     }
 
@@ -104,7 +106,7 @@ impl Guard {
         operation: Operation<'_>,
         work: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
-        if self.fault.borrow().is_some() {
+        if self.has_stopped.load(Ordering::Acquire) {
             return Err(io::Error::other("the index has stopped at an earlier error"));
         }
         let begun = self.observer.as_ref().map_or(Ok(()), |observer| observer.before(operation));
@@ -123,24 +125,36 @@ impl Guard {
     fn stop(&self, operation: Operation<'_>, err: &io::Error) {
         let reason = format!("{operation}: {err}");
         log::error!("the index stops: {reason}");
-        *self.fault.borrow_mut() = Some(match err.kind() {
+        let fault = match err.kind() {
             io::ErrorKind::InvalidData => Fault::Corrupt(reason),
             _ => Fault::Io(reason),
-        });
+        };
+        self.remember(fault);
+    }
+
+    /// The first fault stays.
+    fn remember(&self, fault: Fault) -> Fault {
+        let first = lock(&self.fault).get_or_insert(fault).clone();
+        self.has_stopped.store(true, Ordering::Release);
+        first
     }
 
     /// Stops for an error that the engine reports itself.
     pub(super) fn stop_for(&self, reason: String) -> TableError {
-        let fault = self.fault.borrow_mut().get_or_insert(Fault::Io(reason)).clone();
-        fault.into()
+        self.remember(Fault::Io(reason)).into()
+    }
+
+    /// Stops for something that can't be what was written.
+    pub(super) fn stop_for_damage(&self, reason: String) -> TableError {
+        self.remember(Fault::Corrupt(reason)).into()
     }
 
     /// The first error, if there was one.
     pub(super) fn check(&self) -> Result<(), TableError> {
-        match &*self.fault.borrow() {
-            None => Ok(()),
-            Some(fault) => Err(fault.clone().into()),
+        if !self.has_stopped.load(Ordering::Acquire) {
+            return Ok(());
         }
+        lock(&self.fault).clone().map_or(Ok(()), |fault| Err(fault.into()))
     }
 
     pub(super) fn sync(&self) -> SyncMode {
@@ -151,25 +165,25 @@ impl Guard {
     pub(super) fn sync_later(&self, path: &Path, file: File) -> io::Result<()> {
         let sync = std::thread::Builder::new().spawn(move || file.sync_data());
         let sync = sync.inspect_err(|err| self.stop(Operation::Sync(path), err))?;
-        self.syncing.borrow_mut().push((path.to_owned(), sync));
+        lock(&self.syncing).push((path.to_owned(), sync));
         Ok(())
     }
 
     /// Waits until the tables are durable.
     pub(super) fn settle_tables(&self) -> io::Result<()> {
         let settle = |sync: JoinHandle<io::Result<()>>| sync.join().expect("syncing doesn't panic");
-        let mut syncing = self.syncing.take().into_iter();
+        let mut syncing = std::mem::take(&mut *lock(&self.syncing)).into_iter();
         syncing.try_for_each(|(path, sync)| self.perform(Operation::Sync(&path), || settle(sync)))
     }
 
     pub(super) fn note_new_file(&self) {
-        self.directory_changed.set(true);
+        *lock(&self.directory_changed) = true;
     }
 
-    /// Makes the names of new files durable. What is synced depends on them: a log on its own name, the MANIFEST
-    /// on the names of the tables in it.
+    /// Makes the names of new tables durable, before the MANIFEST says anything of them.
     pub(super) fn settle_directory(&self, dir: &Path) -> io::Result<()> {
-        if self.directory_changed.replace(false) { self.sync_directory(dir) } else { Ok(()) }
+        let mut changed = lock(&self.directory_changed);
+        if std::mem::take(&mut *changed) { self.sync_directory(dir) } else { Ok(()) }
     }
 
     pub(super) fn sync_directory(&self, dir: &Path) -> io::Result<()> {
@@ -181,16 +195,29 @@ impl Guard {
         self.sync_directory(to.parent().unwrap_or(Path::new("/")))
     }
 
+    /// A file that isn't there is gone already.
+    pub(super) fn delete(&self, path: &Path) -> io::Result<()> {
+        self.perform(Operation::Delete(path), || match std::fs::remove_file(path) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err),
+            _ => Ok(()),
+        })
+    }
+
     /// Bytes in the current MANIFEST.
     pub(super) fn manifest_bytes(&self) -> usize {
-        self.manifest_bytes.get()
+        self.manifest_bytes.load(Ordering::Relaxed)
     }
 
     pub(super) fn begin_manifest(&self) {
-        self.manifest_bytes.set(0);
+        self.manifest_bytes.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn count_manifest(&self, bytes: usize) {
-        self.manifest_bytes.set(self.manifest_bytes.get() + bytes);
+        self.manifest_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
+}
+
+/// Nothing that is locked here is ever left half changed.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -15,7 +15,7 @@ use rusty_leveldb::{DB, DBIterator, LdbIterator, WriteBatch};
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Records written in one batch: enough that a batch's own cost doesn't show.
@@ -28,7 +28,7 @@ pub(super) fn replace_by_copy(
     home: &mut Home,
     options: &Options,
     guard: &Guard,
-    observer: Option<Rc<dyn Observer>>,
+    observer: Option<Arc<dyn Observer>>,
 ) -> Result<(), TableError> {
     home.check_exchangeable("it was written by another program and must be copied once")?;
     home.remove_stale_copies()?;
@@ -67,7 +67,7 @@ fn copy_records(
     from: &Path,
     to: &Path,
     options: &Options,
-    observer: &Option<Rc<dyn Observer>>,
+    observer: &Option<Arc<dyn Observer>>,
 ) -> Result<u64, TableError> {
     let sizes = options.for_copying().sized_for(check::table_bytes(from)?);
     let open = |dir, sync, create| Side::open(dir, &sizes, Guard::new(sync, observer.clone()), create);
@@ -93,11 +93,11 @@ fn copy_records(
 /// One of the two databases.
 struct Side {
     db: DB,
-    guard: Rc<Guard>,
+    guard: Arc<Guard>,
 }
 
 impl Side {
-    fn open(dir: &Path, options: &Options, guard: Rc<Guard>, create: bool) -> Result<Self, TableError> {
+    fn open(dir: &Path, options: &Options, guard: Arc<Guard>, create: bool) -> Result<Self, TableError> {
         Ok(Self { db: open_engine(dir, options, &guard, create)?, guard })
     }
 

@@ -6,7 +6,7 @@
 //! interrupted, and was never acknowledged.
 
 /// Records don't cross these boundaries; longer ones are cut into fragments.
-const BLOCK_BYTES: usize = 32 * 1024;
+pub(super) const BLOCK_BYTES: usize = 32 * 1024;
 
 /// Checksum (4), length (2), kind (1).
 const HEADER_BYTES: usize = 7;
@@ -35,27 +35,43 @@ struct Fragment<'a> {
 
 /// Reads all of a journal.
 pub(super) fn walk(bytes: &[u8]) -> Journal {
-    let mut journal = Journal { records: Vec::new(), sound_bytes: 0, damaged_at: None };
+    let Walked { records, complete_at, sound_at } = walk_from(bytes, 0);
+    let damaged_at = a_write_begins_after(bytes, sound_at).then_some(sound_at);
+    Journal { records, sound_bytes: complete_at, damaged_at }
+}
+
+/// The complete records from `at` on, where one begins, and the end of the last of them.
+pub(super) fn complete_records(bytes: &[u8], at: usize) -> (Vec<Vec<u8>>, usize) {
+    let walked = walk_from(bytes, at);
+    (walked.records, walked.complete_at)
+}
+
+struct Walked {
+    records: Vec<Vec<u8>>,
+    /// The end of the last complete record.
+    complete_at: usize,
+    /// The end of the last sound fragment.
+    sound_at: usize,
+}
+
+fn walk_from(bytes: &[u8], at: usize) -> Walked {
+    let mut walked = Walked { records: Vec::new(), complete_at: at, sound_at: at };
     let mut unfinished: Option<Vec<u8>> = None;
-    let mut at = 0;
-    while let Some(fragment) = fragment_at(bytes, skip_padding(at)) {
+    while let Some(fragment) = fragment_at(bytes, skip_padding(walked.sound_at)) {
         let record = match (fragment.kind, unfinished.take()) {
             (FULL | FIRST, None) => fragment.payload.to_vec(),
             (MIDDLE | LAST, Some(begun)) => [&begun, fragment.payload].concat(),
             _ => break,
         };
-        at = fragment.end;
+        walked.sound_at = fragment.end;
         if matches!(fragment.kind, FULL | LAST) {
-            journal.records.push(record);
-            journal.sound_bytes = at;
+            walked.records.push(record);
+            walked.complete_at = fragment.end;
         } else {
             unfinished = Some(record);
         }
     }
-    if a_write_begins_after(bytes, at) {
-        journal.damaged_at = Some(at);
-    }
-    journal
+    walked
 }
 
 /// Whether a whole record begins behind `at`, where the walk ended. Inside of the block every offset is tried, as
@@ -103,48 +119,51 @@ fn fragment_at(bytes: &[u8], at: usize) -> Option<Fragment<'_>> {
 
 /// LevelDB's checksum: CRC-32C, rotated and shifted, so that a checksum of checksums stays meaningful.
 pub(super) fn masked_crc(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
+    masked_crc_of(crc32c::crc32c(bytes))
 }
 
-/// One record as a journal's first bytes. It must fit into a block.
-pub(super) fn encode_first(payload: &[u8]) -> Vec<u8> {
-    assert!(payload.len() <= BLOCK_BYTES - HEADER_BYTES, "one fragment");
-    let length = (payload.len() as u16).to_le_bytes();
-    let checksum = masked_crc(&[&[FULL], payload].concat()).to_le_bytes();
-    [&checksum[..], &length, &[FULL], payload].concat()
+fn masked_crc_of(checksum: u32) -> u32 {
+    checksum.rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+/// `record` as it is appended to a journal that has `at` bytes.
+pub(super) fn encode(record: &[u8], at: usize) -> Vec<u8> {
+    let mut bytes = vec![0; skip_padding(at) - at];
+    let mut rest = record;
+    loop {
+        let here = at + bytes.len();
+        let padding = skip_padding(here) - here;
+        bytes.resize(bytes.len() + padding, 0);
+        let room = block_end(here + padding) - (here + padding) - HEADER_BYTES;
+        let (now, later) = rest.split_at(rest.len().min(room));
+        let kind = match (rest.len() == record.len(), later.is_empty()) {
+            (true, true) => FULL,
+            (true, false) => FIRST,
+            (false, false) => MIDDLE,
+            (false, true) => LAST,
+        };
+        let checksum = masked_crc_of(crc32c::crc32c_append(crc32c::crc32c(&[kind]), now));
+        bytes.extend(checksum.to_le_bytes());
+        bytes.extend((now.len() as u16).to_le_bytes());
+        bytes.push(kind);
+        bytes.extend(now);
+        rest = later;
+        if rest.is_empty() {
+            return bytes;
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
 
-    /// A journal as LevelDB writes it.
     fn journal(records: &[Vec<u8>]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for record in records {
-            let mut rest = &record[..];
-            let mut begun = false;
-            loop {
-                bytes.resize(skip_padding(bytes.len()), 0);
-                let room = block_end(bytes.len()) - bytes.len() - HEADER_BYTES;
-                let (now, later) = rest.split_at(rest.len().min(room));
-                let kind = match (begun, later.is_empty()) {
-                    (false, true) => FULL,
-                    (false, false) => FIRST,
-                    (true, false) => MIDDLE,
-                    (true, true) => LAST,
-                };
-                bytes.extend(masked_crc(&[&[kind], now].concat()).to_le_bytes());
-                bytes.extend((now.len() as u16).to_le_bytes());
-                bytes.push(kind);
-                bytes.extend(now);
-                (rest, begun) = (later, true);
-                if rest.is_empty() {
-                    break;
-                }
-            }
-        }
-        bytes
+        records.iter().fold(Vec::new(), |mut bytes, record| {
+            bytes.extend(encode(record, bytes.len()));
+            bytes
+        })
     }
 
     fn records() -> Vec<Vec<u8>> {
@@ -152,6 +171,28 @@ mod tests {
             .iter()
             .map(|&length| vec![length as u8; length])
             .collect()
+    }
+
+    /// The engine writes as LevelDB does; its log of one batch is taken as the example.
+    #[test]
+    fn records_are_encoded_as_the_engine_encodes_them() {
+        use rusty_leveldb::{DB, MemEnv, Options, WriteBatch, env::Env};
+        let batch = |number: usize| {
+            let mut batch = WriteBatch::default();
+            batch.put(format!("key {number}").as_bytes(), &vec![number as u8; number * 1_300]);
+            batch
+        };
+        let env = std::rc::Rc::new(Box::new(MemEnv::new()) as Box<dyn Env>);
+        let options = Options { env: env.clone(), write_buffer_size: 4 << 20, ..Options::default() };
+        let mut db = DB::open("/db", options).expect("opens");
+        (0..60).for_each(|number| db.write(batch(number), true).expect("writes"));
+        let log = std::path::Path::new("/db");
+        let names = env.children(log).expect("lists");
+        let name = names.iter().find(|name| name.to_string_lossy().ends_with(".log")).expect("a log");
+        let mut written = Vec::new();
+        env.open_sequential_file(&log.join(name)).expect("opens").read_to_end(&mut written).expect("reads");
+        let ours: Vec<Vec<u8>> = (0..60).map(|number| batch(number as usize).encode(number + 1)).collect();
+        assert_eq!(journal(&ours), written);
     }
 
     #[test]

@@ -5,19 +5,23 @@
 //!
 //! | fault | closed by |
 //! |---|---|
-//! | nothing is ever synced; an info log grows for ever | `files`, `env`, `lookup` |
-//! | errors in compactions and lookups are forgotten, and cost data | `guard` |
+//! | nothing is ever synced; an info log grows for ever | `files`, `env`, `logs`, `options` |
+//! | errors in compactions are forgotten, and cost data | `guard` |
 //! | damaged blocks, logs, footers, MANIFESTs are read as "no such key" | `check`, `files`, `journal` |
 //! | a new database is made over one that lost its CURRENT | `check`, `home` |
-//! | a live key is hidden by another key's tombstone | `filter`, and `import` for foreign tables |
-//! | a live key is not found in the wrong block | `order`, `lookup` |
+//! | everybody waits for compactions | `engine`, a thread of its own, with `logs` and `recent` for writes and `reader` for lookups |
+//! | lookups and iterators hide keys, end early, look in wrong blocks | `reader`; `filter` and `order` for other readers; `import` for foreign tables |
 //! | what is appended to a torn log can't be read | `reuse_logs` is off, `env` refuses |
-//! | iterators end early after writes, and stop garbage collection | [`LevelTable::page`], [`LevelTable::upkeep`] |
-//! | the MANIFEST only shrinks when it is opened | [`LevelTable::upkeep`] |
+//! | the MANIFEST only shrinks when it is opened | `engine` |
 //! | batches can't be used again, nor a handle after a failed write | [`LevelTable::write`], `guard` |
-//! | dropping a large cache overflows the stack | [`STACK_BYTES`] |
+//! | dropping a large cache overflows the stack | the engine's is small |
+//!
+//! A write is appended to a log of ours and synced; then it is in `recent` for lookups, and on its way to the engine,
+//! which makes tables of it. The engine publishes which tables there are, and what they hold is forgotten in `recent`
+//! and removed from the logs.
 
 mod check;
+mod engine;
 mod env;
 mod files;
 mod filter;
@@ -25,47 +29,56 @@ mod guard;
 mod home;
 mod import;
 mod journal;
-mod lookup;
+mod logs;
 mod manifest;
 mod options;
 mod order;
+mod publish;
+mod reader;
+mod recent;
 mod replacement;
 mod sstable;
 #[cfg(test)]
 mod tests;
 
-pub use options::{CopyProgress, Options, STACK_BYTES, SyncMode};
+pub use options::{CopyProgress, Options, SyncMode};
 pub use replacement::Replacement;
 
 use super::table::{Change, Entry, Table, TableError};
 use check::Origin;
+use engine::Engine;
+use env::GuardedEnv;
 use guard::{Guard, Observer};
 use home::Home;
-use lookup::Lookup;
-use rusty_leveldb::{DB, LdbIterator, Status, StatusCode, WriteBatch};
+use logs::Logs;
+use publish::Published;
+use reader::{BlockCache, Levels};
+use recent::Recent;
+use rusty_leveldb::{DB, Status, StatusCode, WriteBatch};
 use std::ops::Bound;
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-/// A MANIFEST is only shortened by opening, and replaying it takes time with the square of its length: 6.5 MB took
-/// 7.5 s. At 1 MB it is 0.2 s.
-const LONG_MANIFEST_BYTES: usize = 1 << 20;
+/// A log is as long as so many write buffers, so that beginning one is rare beside compactions.
+const BUFFERS_IN_A_LOG: usize = 8;
 
-/// Where no quiet moment comes, the handle is opened again in a busy one, when it is this many times overdue.
-const OVERDUE: usize = 8;
-
-/// An index in LevelDB's format. It stays in the thread that opened it, which needs a stack of [`STACK_BYTES`].
+/// An index in LevelDB's format.
 pub struct LevelTable {
-    /// `None` only while it is opened again, and after an error in that.
-    db: Option<DB>,
-    lookup: Lookup,
-    guard: Rc<Guard>,
-    options: Options,
-    written_since_iterator: Option<usize>,
+    recent: Recent,
+    levels: Arc<Levels>,
+    /// Of the levels.
+    edition: u64,
+    cache: BlockCache,
+    logs: Logs,
+    /// The number of the last change.
+    sequence: u64,
+    published: Arc<Published>,
+    guard: Arc<Guard>,
+    engine: Engine,
     written_us: u64,
     /// Dropped last: the directory is free when the engine is done with it.
-    home: Home,
+    _home: Home,
 }
 
 /// Opens the index in `dir`, and makes one if `dir` is empty or absent. An index that another program wrote is
@@ -77,7 +90,7 @@ pub fn open(dir: &Path, options: Options) -> Result<LevelTable, TableError> {
 fn open_observed(
     dir: &Path,
     options: Options,
-    observer: Option<Rc<dyn Observer>>,
+    observer: Option<Arc<dyn Observer>>,
 ) -> Result<LevelTable, TableError> {
     let written_us = written_us(dir);
     let guard = Guard::new(options.sync, observer.clone());
@@ -86,10 +99,26 @@ fn open_observed(
         log::info!("{dir:?} was written by another program ({table}); it is copied once");
         import::replace_by_copy(&mut home, &options, &guard, observer)?;
     }
-    let lookup =
-        lookup::lookup_above_all().map_err(|err| guard.stop_for(format!("prepare lookups: {err}")))?;
-    let db = open_engine(home.dir(), &options, &guard, origin == Origin::Nobody)?;
-    Ok(LevelTable { db: Some(db), lookup, guard, options, written_since_iterator: None, written_us, home })
+    let published = Arc::new(Published::default());
+    let engine = Engine::start(home.dir(), &options, origin == Origin::Nobody, &guard, &published)?;
+    let logs = Logs::new(home.dir(), options.write_buffer_bytes * BUFFERS_IN_A_LOG, &guard);
+    let mut table = LevelTable {
+        recent: Recent::default(),
+        levels: Arc::default(),
+        edition: 0,
+        cache: BlockCache::new(options.cache_bytes),
+        logs,
+        sequence: 0,
+        published,
+        guard,
+        engine,
+        written_us,
+        _home: home,
+    };
+    table.adopt()?;
+    // What logs held is in tables now.
+    table.sequence = table.levels.flushed;
+    Ok(table)
 }
 
 /// When the newest file in `dir` was written, µs since 1970.
@@ -100,8 +129,19 @@ fn written_us(dir: &Path) -> u64 {
     newest.map_or(0, |since| since.as_micros() as u64)
 }
 
-fn open_engine(dir: &Path, options: &Options, guard: &Rc<Guard>, create: bool) -> Result<DB, TableError> {
-    let engine = options.sized_for(check::table_bytes(dir)?).engine(guard.clone(), create);
+/// The engine alone, with logs of its own.
+fn open_engine(dir: &Path, options: &Options, guard: &Arc<Guard>, create: bool) -> Result<DB, TableError> {
+    open_with(GuardedEnv::new(guard.clone()), dir, options, guard, create)
+}
+
+fn open_with(
+    env: GuardedEnv,
+    dir: &Path,
+    options: &Options,
+    guard: &Guard,
+    create: bool,
+) -> Result<DB, TableError> {
+    let engine = options.sized_for(check::table_bytes(dir)?).engine(env, create);
     let db = DB::open(dir, engine).map_err(|err| engine_error(guard, "open the index", err))?;
     guard.check()?;
     Ok(db)
@@ -116,119 +156,88 @@ fn engine_error(guard: &Guard, doing: &str, err: Status) -> TableError {
 }
 
 impl LevelTable {
-    fn db(&mut self) -> Result<&mut DB, TableError> {
+    /// Takes the tables that there are now, and lets go of what they hold.
+    fn adopt(&mut self) -> Result<(), TableError> {
         self.guard.check()?;
-        self.db.as_mut().ok_or_else(|| self.guard.stop_for("the index is closed".into()))
-    }
-
-    /// Closes the engine and opens it again, still holding the directory.
-    fn reopen(&mut self) -> Result<(), TableError> {
-        self.guard.check()?;
-        // Dropping writes what is buffered; the guard sees its errors.
-        drop(self.db.take());
-        self.guard.check()?;
-        self.db = Some(open_engine(self.home.dir(), &self.options, &self.guard, false)?);
-        self.written_since_iterator = None;
+        let Some(levels) = self.published.newer_than(&mut self.edition) else { return Ok(()) };
+        if levels.flushed > self.levels.flushed {
+            self.recent.forget(levels.flushed);
+            let removed = self.logs.remove_flushed(levels.flushed);
+            removed.map_err(|err| self.guard.stop_for(format!("remove a log: {err}")))?;
+        }
+        self.levels = levels;
         Ok(())
-    }
-
-    /// By how much opening again is due: 1 is due.
-    fn reopening_due(&self) -> usize {
-        let garbage = self.written_since_iterator.unwrap_or(0) / self.options.garbage_bytes.max(1);
-        garbage.max(self.guard.manifest_bytes() / LONG_MANIFEST_BYTES)
     }
 }
 
 impl Table for LevelTable {
     fn get_many(&mut self, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, TableError> {
-        self.guard.check()?;
-        let Some(db) = &mut self.db else { return Err(self.guard.stop_for("the index is closed".into())) };
-        let found: Result<Vec<_>, Status> = keys.iter().map(|key| (self.lookup)(db, key)).collect();
-        let found = found.map_err(|err| engine_error(&self.guard, "look up", err))?;
-        // The engine takes a table that it can't read for one without the key.
+        self.adopt()?;
+        let mut found = Vec::with_capacity(keys.len());
+        for key in keys {
+            found.push(match self.recent.get(key) {
+                Some(value) => value.map(<[u8]>::to_vec),
+                None => self.levels.get(key, &mut self.cache)?,
+            });
+        }
         self.guard.check()?;
         Ok(found)
     }
 
-    /// An iterator never outlives this call: one that is kept while something is written ends early.
     fn page(&mut self, from: Bound<&[u8]>, limit: usize) -> Result<Vec<Entry>, TableError> {
-        let iterator = self.db()?.new_iter();
-        self.written_since_iterator.get_or_insert(0);
-        let mut iterator = iterator.map_err(|err| engine_error(&self.guard, "iterate", err))?;
-        seek(&mut iterator, from);
-        let mut entries = Vec::new();
-        while entries.len() < limit
-            && let Some((key, value)) = iterator.current()
-        {
-            entries.push((key.to_vec(), value.to_vec()));
-            iterator.advance();
-        }
+        self.adopt()?;
+        let entries = self.levels.page(from, limit, self.recent.range(from), &mut self.cache)?;
         self.guard.check()?;
         Ok(entries)
     }
 
     fn write(&mut self, changes: &[Change]) -> Result<(), TableError> {
-        if self.reopening_due() >= OVERDUE {
-            self.reopen()?;
-        }
-        let db = self.db()?;
+        self.adopt()?;
         if changes.is_empty() {
             return Ok(());
         }
         // A new batch each time: the engine's panics when one is used again.
         let mut batch = WriteBatch::default();
-        let mut bytes = 0;
-        for change in changes {
-            bytes += add(&mut batch, change);
-        }
-        let written = db.write(batch, true);
-        written.map_err(|err| engine_error(&self.guard, "write", err))?;
-        self.guard.check()?;
-        self.written_since_iterator.iter_mut().for_each(|written| *written += bytes);
-        Ok(())
+        changes.iter().for_each(|change| add(&mut batch, change));
+        let first = self.sequence + 1;
+        let last = self.sequence + changes.len() as u64;
+        let bytes = batch.encode(first);
+        let appended = self.logs.append(&bytes, last, self.levels.next_file);
+        appended.map_err(|err| self.guard.stop_for(format!("write to a log: {err}")))?;
+        self.sequence = last;
+        self.recent.add(changes, first);
+        let mut batch = WriteBatch::default();
+        batch.set_contents(&bytes);
+        self.engine.feed(batch, last, bytes.len())?;
+        self.guard.check()
     }
 
     fn written_us(&self) -> u64 {
         self.written_us
     }
 
+    /// All of it goes on in the engine's thread.
     fn upkeep(&mut self) -> Result<bool, TableError> {
-        self.guard.check()?;
-        if self.reopening_due() >= 1 {
-            self.reopen()?;
-        }
+        self.adopt()?;
         Ok(false)
     }
 
-    fn close(mut self: Box<Self>) -> Result<(), TableError> {
-        self.guard.check()?;
-        drop(self.db.take());
-        self.guard.check()
+    fn close(self: Box<Self>) -> Result<(), TableError> {
+        let LevelTable { engine, logs, mut edition, published, guard, sequence, .. } = *self;
+        guard.check()?;
+        engine.close()?;
+        let flushed = published.newer_than(&mut edition).map_or(0, |levels| levels.flushed);
+        if flushed >= sequence {
+            let removed = logs.end(flushed);
+            removed.map_err(|err| guard.stop_for(format!("remove a log: {err}")))?;
+        }
+        guard.check()
     }
 }
 
-/// Adds one change and says how many bytes it has.
-fn add(batch: &mut WriteBatch, change: &Change) -> usize {
+fn add(batch: &mut WriteBatch, change: &Change) {
     match change {
-        Change::Put { key, value } => {
-            batch.put(key, value);
-            key.len() + value.len()
-        }
-        Change::Delete { key } => {
-            batch.delete(key);
-            key.len()
-        }
-    }
-}
-
-fn seek(iterator: &mut impl LdbIterator, from: Bound<&[u8]>) {
-    match from {
-        Bound::Unbounded => iterator.seek_to_first(),
-        Bound::Included(key) | Bound::Excluded(key) => iterator.seek(key),
-    }
-    if let Bound::Excluded(key) = from
-        && iterator.current().is_some_and(|(found, _)| found == key)
-    {
-        iterator.advance();
+        Change::Put { key, value } => batch.put(key, value),
+        Change::Delete { key } => batch.delete(key),
     }
 }

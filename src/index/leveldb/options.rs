@@ -2,22 +2,22 @@
 
 use super::env::GuardedEnv;
 use super::filter::FingerprintPolicy;
-use super::guard::Guard;
-use super::lookup::silent_log;
 use super::order::ByteOrder;
 use crate::index::table::Entry;
+use rusty_leveldb::infolog::Logger;
+use std::cell::RefCell;
 use std::fs;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// The stack that the thread of a [`super::LevelTable`] needs: the engine drops its block cache recursively, one
-/// level for each block, and a level takes some 100 bytes (more in debug builds).
-pub const STACK_BYTES: usize = 64 << 20;
+/// Blocks that the engine keeps: compactions read everything once. Dropping them is recursive, a level for each.
+const ENGINE_BLOCKS: usize = 256;
 
-/// Most blocks in the cache, 512 MiB of the usual size: what [`STACK_BYTES`] can drop with room to spare.
-pub(super) const MOST_CACHED_BLOCKS: usize = 1 << 17;
+/// Tables that the engine has open, with their filters in memory: the inputs of a compaction, a few dozen.
+const ENGINE_TABLES: usize = 64;
 
-/// A table is opened in 0.1 ms and keeps its index and filter in memory; with fewer than this, lookups thrash.
+/// For an index of 32 MiB.
 const FEWEST_OPEN_TABLES: usize = 64;
 
 /// More tables than an index of a hundred million records has.
@@ -26,11 +26,8 @@ const MOST_OPEN_TABLES: usize = 20_000;
 /// Assumed where the system doesn't say how many files a process may open: POSIX's usual soft limit.
 const USUAL_FILE_LIMIT: usize = 1024;
 
-/// Large enough that opening (tens of milliseconds) is rare, small enough that the garbage doesn't matter.
-const GARBAGE_BYTES: usize = 32 << 20;
-
-/// Every full buffer is one compaction, inside of a write: small ones make each of them short. Measured, see
-/// `docs/decisions/0002-index-stalls.md`.
+/// Every full buffer is one compaction: small ones make each of them short, and with it the time that the engine is
+/// behind. Measured, see `docs/decisions/0002-index-stalls.md`.
 const WRITE_BUFFER_BYTES: usize = 128 << 10;
 
 /// Four buffers: each compaction moves one table down, so that smaller ones would let the upper levels grow.
@@ -71,8 +68,6 @@ pub struct Options {
     pub on_copy: Arc<dyn Fn(CopyProgress) + Send + Sync>,
     /// An entry that is added to every copy of a foreign index, so that its reader knows what it reads.
     pub copy_mark: Option<Entry>,
-    /// Written after a page was read, before the handle is opened again: until then compactions drop nothing.
-    pub garbage_bytes: usize,
 }
 
 impl Default for Options {
@@ -85,7 +80,6 @@ impl Default for Options {
             block_bytes: 4 << 10,
             on_copy: Arc::new(log_progress),
             copy_mark: None,
-            garbage_bytes: GARBAGE_BYTES,
         }
     }
 }
@@ -96,8 +90,8 @@ fn log_progress(CopyProgress { records, comparing }: CopyProgress) {
 }
 
 impl Options {
-    /// Larger tables for an index of `index_bytes`, where the process may not open enough of these: a lookup in a
-    /// table that isn't open reads its whole filter. The buffer grows with them, and with it the stalls.
+    /// Larger tables for an index of `index_bytes`, where the process may not open enough of these: all stay open. The
+    /// buffer grows with them.
     pub(super) fn sized_for(&self, index_bytes: usize) -> Self {
         let fitting = index_bytes / (open_tables() * 3 / 4);
         let factor = fitting.div_ceil(self.table_bytes).max(1);
@@ -111,18 +105,17 @@ impl Options {
     }
 
     /// The engine's options. `create` is only said of an empty directory.
-    pub(super) fn engine(&self, guard: Rc<Guard>, create: bool) -> rusty_leveldb::Options {
+    pub(super) fn engine(&self, env: GuardedEnv, create: bool) -> rusty_leveldb::Options {
         rusty_leveldb::Options {
             cmp: Rc::new(Box::new(ByteOrder)),
-            env: Rc::new(Box::new(GuardedEnv::new(guard))),
-            log: silent_log(),
+            env: Rc::new(Box::new(env)),
+            // Otherwise it writes a file `LOG`, without an end.
+            log: Some(Rc::new(RefCell::new(Logger(Box::new(io::sink()))))),
             create_if_missing: create,
             write_buffer_size: self.write_buffer_bytes,
-            max_open_files: open_tables(),
+            max_open_files: ENGINE_TABLES,
             max_file_size: self.table_bytes,
-            block_cache_capacity_bytes: self
-                .cache_bytes
-                .clamp(self.block_bytes, MOST_CACHED_BLOCKS * self.block_bytes),
+            block_cache_capacity_bytes: ENGINE_BLOCKS * self.block_bytes,
             block_size: self.block_bytes,
             // What is appended behind a torn end can't be read; a MANIFEST is only shortened by beginning a new one.
             reuse_logs: false,

@@ -11,12 +11,12 @@ use crate::index::table::{Change, TableError};
 use rusty_leveldb::{DB, WriteBatch};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 
-/// A new index on its way. It stays in the thread that began it, which needs a stack of [`super::STACK_BYTES`].
+/// A new index on its way. It stays in the thread that began it.
 pub struct Replacement {
     db: DB,
-    guard: Rc<Guard>,
+    guard: Arc<Guard>,
     options: Options,
     site: Site,
 }

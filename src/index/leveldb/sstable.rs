@@ -1,4 +1,4 @@
-//! The outline of a table file: its footer, and where its filter lies.
+//! The outline of a table file: its footer, and where its index and its filter lie.
 //!
 //! The engine panics at a damaged footer, skips an empty file without a word, and takes the first filter it finds
 //! for its own whatever its name. So everything that it is going to trust is looked at first.
@@ -20,18 +20,19 @@ const MAGIC: [u8; 8] = 0xdb47_7524_8b80_fb57_u64.to_le_bytes();
 /// A metaindex names a filter or two. More than this is damage, and not worth the memory.
 const LONGEST_METAINDEX_BYTES: usize = 64 * 1024;
 
-/// Where a block lies, without its trailer.
-#[derive(Clone, Copy)]
-struct Handle {
-    offset: usize,
-    length: usize,
+/// Where a block lies, in bytes, without its trailer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Handle {
+    pub(super) offset: usize,
+    pub(super) length: usize,
 }
 
-/// What the engine will find in a table.
+/// What stands in a table besides its records.
 pub(super) struct Outline {
     pub(super) file_bytes: usize,
-    /// Whether it has the filter of [`super::filter`], and nothing else that could be taken for one.
-    pub(super) has_our_filter: bool,
+    pub(super) index: Handle,
+    /// There if the table has the filter of [`super::filter`], and nothing else that could be taken for one.
+    pub(super) our_filter: Option<Handle>,
 }
 
 /// Reads the outline of a table. An error of kind `InvalidData` means that the table is damaged.
@@ -41,12 +42,26 @@ pub(super) fn outline(file: &File) -> io::Result<Outline> {
         file_bytes.checked_sub(FOOTER_BYTES).ok_or_else(|| damaged("is too short for a table"))?;
     let mut footer = [0; FOOTER_BYTES];
     file.read_exact_at(&mut footer, footer_at as u64)?;
-    let metaindex = parse_footer(&footer, footer_at).ok_or_else(|| damaged("has a damaged footer"))?;
+    let (metaindex, index) =
+        parse_footer(&footer, footer_at).ok_or_else(|| damaged("has a damaged footer"))?;
     let block = read_block(file, metaindex)?;
     let entries = entries(&block).ok_or_else(|| damaged("has a damaged metaindex"))?;
-    let has_our_filter =
-        matches!(&entries[..], [name] if *name == format!("filter.{FILTER_NAME}").as_bytes());
-    Ok(Outline { file_bytes, has_our_filter })
+    let our_filter = match &entries[..] {
+        [(name, handle)] if *name == format!("filter.{FILTER_NAME}").as_bytes() => Some(*handle),
+        _ => None,
+    };
+    Ok(Outline { file_bytes, index, our_filter })
+}
+
+/// Reads the contents of a block of our own, which are never compressed, and verifies them.
+pub(super) fn read_plain(file: &File, handle: Handle) -> io::Result<Vec<u8>> {
+    let mut block = vec![0; handle.length + TRAILER_BYTES];
+    file.read_exact_at(&mut block, handle.offset as u64)?;
+    if !is_sound(&block) || block[handle.length] != 0 {
+        return Err(damaged(&format!("block at byte {} has a wrong checksum", handle.offset)));
+    }
+    block.truncate(handle.length);
+    Ok(block)
 }
 
 /// Whether `block`, read with its trailer, is what was written.
@@ -55,12 +70,12 @@ pub(super) fn is_sound(block: &[u8]) -> bool {
     masked_crc(summed) == u32::from_le_bytes(*checksum)
 }
 
-fn damaged(what: &str) -> io::Error {
+pub(super) fn damaged(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// The metaindex's handle, if magic number and both handles are right.
-fn parse_footer(footer: &[u8; FOOTER_BYTES], footer_at: usize) -> Option<Handle> {
+/// The handles of metaindex and index, if magic number and both handles are right.
+fn parse_footer(footer: &[u8; FOOTER_BYTES], footer_at: usize) -> Option<(Handle, Handle)> {
     let mut rest = footer.strip_suffix(&MAGIC)?;
     let metaindex = take_handle(&mut rest)?;
     let index = take_handle(&mut rest)?;
@@ -68,8 +83,8 @@ fn parse_footer(footer: &[u8; FOOTER_BYTES], footer_at: usize) -> Option<Handle>
         let end = handle.offset.checked_add(handle.length)?.checked_add(TRAILER_BYTES)?;
         (end <= footer_at).then_some(handle)
     };
-    fits(index)?;
-    fits(metaindex).filter(|handle| handle.length <= LONGEST_METAINDEX_BYTES)
+    let metaindex = fits(metaindex).filter(|handle| handle.length <= LONGEST_METAINDEX_BYTES)?;
+    Some((metaindex, fits(index)?))
 }
 
 /// Reads a block that isn't compressed, or gives an empty list of entries for one that is: our own never are.
@@ -84,8 +99,8 @@ fn read_block(file: &File, handle: Handle) -> io::Result<Vec<u8>> {
     Ok(if is_plain { block } else { vec![0; 4] })
 }
 
-/// The names in a metaindex, `None` if it can't be read.
-fn entries(block: &[u8]) -> Option<Vec<Vec<u8>>> {
+/// The names in a metaindex and what they stand for, `None` if it can't be read.
+fn entries(block: &[u8]) -> Option<Vec<(Vec<u8>, Handle)>> {
     let (rest, restarts) = block.split_last_chunk::<4>()?;
     let restarts = u32::from_le_bytes(*restarts) as usize;
     let mut rest = &rest[..rest.len().checked_sub(restarts.checked_mul(4)?)?];
@@ -96,13 +111,14 @@ fn entries(block: &[u8]) -> Option<Vec<Vec<u8>>> {
             (take_varint(&mut rest)?, take_varint(&mut rest)?, take_varint(&mut rest)?);
         key.truncate(shared);
         key.extend_from_slice(take(&mut rest, unshared)?);
-        take_handle(&mut take(&mut rest, value)?)?;
-        found.push(key.clone());
+        let handle = take_handle(&mut take(&mut rest, value)?)?;
+        found.push((key.clone(), handle));
     }
     Some(found)
 }
 
-fn take_handle(from: &mut &[u8]) -> Option<Handle> {
+/// Cuts a handle off the front.
+pub(super) fn take_handle(from: &mut &[u8]) -> Option<Handle> {
     Some(Handle { offset: take_varint(from)?, length: take_varint(from)? })
 }
 

@@ -11,7 +11,7 @@ use super::rebuild::decide::{Decision, Seen, Sighting, Version, decide};
 use super::rebuild::walk::{Tree, Walker, by_folder};
 use crate::maintenance::Progress;
 use crate::model::{Key, Md5, Replica, State, Volume, path_of};
-use crate::volume::{ClusterId, Health, Timeouts, VolumeClient, VolumeError};
+use crate::volume::{ClusterId, Credentials, Health, Timeouts, VolumeClient, VolumeError};
 use actix_rt::task::spawn_blocking;
 use destination::{Destination, Draft, Place, PlaceError, is_within};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -20,7 +20,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use thiserror::Error;
@@ -175,7 +174,7 @@ pub fn run(request: &ExportRequest, progress: &Progress) -> Result<Exported, Exp
 impl Shared<'_> {
     fn walker(&self) -> Walker<'_> {
         let volumes = VolumeClient::new(self.request.timeouts, Arc::clone(&self.health));
-        let userpass = self.request.userpass.as_deref().map(Rc::from);
+        let userpass = Credentials::new(self.request.userpass.as_deref());
         Walker::to_rescue(&self.request.prefix, volumes.with_credentials(userpass), self.progress)
     }
 

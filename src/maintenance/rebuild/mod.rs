@@ -6,15 +6,14 @@
 pub(super) mod decide;
 pub(super) mod walk;
 
-use crate::index::leveldb::{self, Replacement, STACK_BYTES};
+use crate::index::leveldb::{self, Replacement};
 use crate::index::{files_of_record, founding_entries, table, waiting_entry};
 use crate::maintenance::Progress;
 use crate::model::{Intent, Key, Md5, Placer, Record, Replica, State, Volume, path_of};
-use crate::volume::{ClusterId, Health, Timeouts, VolumeClient, VolumeError};
+use crate::volume::{ClusterId, Credentials, Health, Timeouts, VolumeClient, VolumeError};
 use decide::{Content, Decision, Seen, Sighting, Version, decide, pending, record};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use thiserror::Error;
@@ -113,10 +112,7 @@ pub fn run(
     std::thread::scope(|scope| {
         let (opened, open) = std::sync::mpsc::sync_channel(1);
         let write = move || write(request, cluster, receiver, opened);
-        let writer = std::thread::Builder::new()
-            .name("index".into())
-            .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, write)?;
+        let writer = std::thread::Builder::new().name("index".into()).spawn_scoped(scope, write)?;
         // Before the long walk: an index that is in use ends the job at once. A writer that ended says why below.
         let _ = open.recv();
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
@@ -183,7 +179,7 @@ fn write(
 impl Shared<'_> {
     fn walker(&self) -> Walker<'_> {
         let volumes = VolumeClient::new(self.request.timeouts, Arc::clone(&self.health));
-        let userpass = self.request.userpass.as_deref().map(Rc::from);
+        let userpass = Credentials::new(self.request.userpass.as_deref());
         Walker::new(volumes.with_credentials(userpass), self.progress)
     }
 

@@ -11,7 +11,7 @@ mod strays;
 use super::offline::{self, MaintenanceError, OfflineRequest};
 use super::pages::next_page;
 use super::settle::settle_all;
-use super::state::{Clean, ScrubPosition, ScrubSummary, StateFile};
+use super::state::{Clean, ScrubPosition, ScrubSummary, StateFile, Used};
 use super::threads::{Effort, on_threads};
 use super::{Control, Finding, Kind};
 use crate::index::{IndexError, now_us};
@@ -21,7 +21,7 @@ use actix_rt::time::sleep;
 use futures_util::stream::{self, StreamExt};
 use log::warn;
 use position::Position;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -120,13 +120,13 @@ impl Scrub {
         };
         self.control.progress.begin(phase, keys);
         self.on_threads(async |scrub, store| scrub.records(store).await).await?;
-        strays::find_all(&self).await?;
+        let used = strays::find_all(&self).await?;
         match self.control.is_stopped() {
             true => {
                 self.report(Finding::new(Kind::Other, None, None, "stopped before the end; run it again"));
                 Ok(())
             }
-            false => self.keep_summary(),
+            false => self.keep_summary(used),
         }
     }
 
@@ -275,7 +275,8 @@ impl Scrub {
         found
     }
 
-    fn keep_summary(&self) -> Result<(), MaintenanceError> {
+    /// Remembers what came of it, and how many bytes lie on the volumes that could be walked.
+    fn keep_summary(&self, used: BTreeMap<Volume, u64>) -> Result<(), MaintenanceError> {
         let (status, begun_us) = (self.control.progress.status(), self.position.begun_us());
         let found = self.found();
         let contents = self.request.depth == Depth::Contents;
@@ -293,6 +294,9 @@ impl Scrub {
         Ok(self.state.change(|now| {
             now.last_scrub = Some(summary);
             now.scrub_at = None;
+            for (volume, bytes) in used {
+                now.used.insert(volume.to_string(), Used { bytes, at_us: now_us() });
+            }
             for volume in clean {
                 let known: &mut Clean = now.clean.entry(volume.to_string()).or_default();
                 known.sizes_us = begun_us;

@@ -13,7 +13,7 @@ use crate::model::{File, Key, PlacedFile, Record, Replica, State, Volume, Volume
 use crate::store::{Store, StoreError};
 use crate::volume::VolumeError;
 use futures_util::stream::{self, StreamExt};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -53,10 +53,13 @@ struct Walk {
     next: AtomicUsize,
     files: AtomicU64,
     strays: AtomicU64,
+    /// Bytes of blobs on each volume.
+    used: Mutex<BTreeMap<Volume, u64>>,
 }
 
-/// Finds, and with a repair that was told to removes, what the index doesn't know.
-pub(super) async fn find_all(scrub: &Arc<Scrub>) -> Result<(), IndexError> {
+/// Finds, and with a repair that was told to removes, what the index doesn't know. Answers how many bytes of blobs lie on
+/// each volume that could be walked.
+pub(super) async fn find_all(scrub: &Arc<Scrub>) -> Result<BTreeMap<Volume, u64>, IndexError> {
     let (folders, away) = folders(scrub).await;
     let walk = async |aim| {
         let walk = Walk {
@@ -66,6 +69,7 @@ pub(super) async fn find_all(scrub: &Arc<Scrub>) -> Result<(), IndexError> {
             next: AtomicUsize::new(0),
             files: AtomicU64::new(0),
             strays: AtomicU64::new(0),
+            used: Mutex::default(),
         };
         let walk = Arc::new(walk);
         let phase = match aim {
@@ -76,11 +80,13 @@ pub(super) async fn find_all(scrub: &Arc<Scrub>) -> Result<(), IndexError> {
         scrub.control.progress.begin(phase, walk.folders.len() as u64);
         let shared = Arc::clone(&walk);
         scrub.on_threads(async move |scrub, store| shared.run(scrub, store).await).await?;
-        Ok::<_, IndexError>((walk.files.load(Ordering::Relaxed), walk.strays.load(Ordering::Relaxed)))
+        Ok::<_, IndexError>(walk)
     };
     let aim = match scrub.request.repair {
         Some(RepairRequest { delete_orphans: true, force, .. }) => {
-            let (files, strays) = walk(Aim::Count).await?;
+            let counted = walk(Aim::Count).await?;
+            let (files, strays) =
+                (counted.files.load(Ordering::Relaxed), counted.strays.load(Ordering::Relaxed));
             if force || strays * FILES_FOR_A_STRAY <= files {
                 Aim::Remove { force }
             } else {
@@ -94,8 +100,7 @@ pub(super) async fn find_all(scrub: &Arc<Scrub>) -> Result<(), IndexError> {
         }
         _ => Aim::Tell,
     };
-    walk(aim).await?;
-    Ok(())
+    Ok(walk(aim).await?.used(scrub.parts.placer.volumes()))
 }
 
 /// The folders of all volumes by their first level, and the volumes that could not be read.
@@ -185,8 +190,15 @@ impl Walk {
         trees
     }
 
+    /// What was found on each of `volumes` that could be read to the end.
+    fn used(&self, volumes: &[Volume]) -> BTreeMap<Volume, u64> {
+        let (used, away) = (lock(&self.used), self.away());
+        let read = volumes.iter().filter(|volume| !away.contains(volume));
+        read.map(|volume| (volume.clone(), used.get(volume).copied().unwrap_or(0))).collect()
+    }
+
     fn away(&self) -> MutexGuard<'_, BTreeSet<Volume>> {
-        self.away.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.away)
     }
 
     fn is_whole(&self) -> bool {
@@ -208,6 +220,9 @@ impl Walk {
         sighting: Sighting,
     ) -> Result<(), IndexError> {
         self.files.fetch_add((sighting.blobs.len() + sighting.noted_at.len()) as u64, Ordering::Relaxed);
+        for seen in &sighting.blobs {
+            *lock(&self.used).entry(seen.replica.volume()).or_default() += seen.size;
+        }
         let record = match store.index().locate(&key).await {
             Ok(record) => record,
             // The first phase has said it.
@@ -386,6 +401,10 @@ async fn take_back(
 
 fn is_blob(stray: &Stray) -> bool {
     stray.placed.file != File::Sidecar
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn words(stray: &Stray) -> &'static str {

@@ -3,22 +3,16 @@
 use std::ops::Bound;
 use std::path::Path;
 
-use minikeyvalue::index::leveldb::{self, STACK_BYTES};
+use minikeyvalue::index::leveldb;
 use minikeyvalue::index::table::{Entry, Table};
 
 /// All entries of the index in `dir`, which nobody else may have open.
 #[track_caller]
 pub fn entries_of(dir: &Path) -> Vec<Entry> {
-    let dir = dir.to_owned();
-    let read = move || {
-        let mut table = leveldb::open(&dir, leveldb::Options::default()).expect("the index can be opened");
-        let entries = table.page(Bound::Unbounded, usize::MAX).expect("the index can be read");
-        Box::new(table).close().expect("the index can be closed");
-        entries
-    };
-    let reader =
-        std::thread::Builder::new().stack_size(STACK_BYTES).spawn(read).expect("a thread can be made");
-    reader.join().expect("the index can be read")
+    let mut table = leveldb::open(dir, leveldb::Options::default()).expect("the index can be opened");
+    let entries = table.page(Bound::Unbounded, usize::MAX).expect("the index can be read");
+    Box::new(table).close().expect("the index can be closed");
+    entries
 }
 
 /// The same as lines of text, so that a difference can be read.

@@ -3,22 +3,23 @@
 use super::bare::{bare, bare_with, into_tables};
 use super::support::{
     Place, close, contents, files, files_named, fill, flip_bit, get, key, largest, missing, name, open,
-    open_small, put, small,
+    open_small, put, reopened, small,
 };
+use crate::index::leveldb::check::{read_manifest, table_path};
 use crate::index::table::{Table, TableError};
 use std::fs::{self, OpenOptions};
 use std::path::Path;
 
 const RECORDS: usize = 3_000;
 
-/// Closed, with tables and a log.
+/// Gone without closing, with tables and a log.
 fn filled() -> Place {
     let place = Place::new();
     let mut table = open_small(&place);
     fill(&mut table, (0..RECORDS).map(put)).expect("writes");
-    table.reopen().expect("opens");
+    table = reopened(&place, table);
     (0..20).for_each(|number| table.write(&[put(number)]).expect("writes"));
-    close(table);
+    drop(table);
     place
 }
 
@@ -54,7 +55,12 @@ fn a_flipped_bit_in_a_table_is_an_error() {
 #[test]
 fn a_compaction_does_not_make_damage_permanent() {
     let place = filled();
-    let path = largest(files_named(&place.index(), ".ldb"));
+    let mut table = open_small(&place);
+    fill(&mut table, (0..RECORDS).map(put)).expect("writes");
+    close(table);
+    let tables = read_manifest(&place.index()).expect("reads").tables;
+    let number = tables.iter().find(|(_, table)| table.level == 1).expect("the next compaction's input").0;
+    let path = table_path(&place.index(), *number);
     flip_bit(&path, 300);
     let mut table = open_small(&place);
     let met = (0..100).any(|_| fill(&mut table, (0..RECORDS).map(put)).is_err());
@@ -95,9 +101,9 @@ fn a_log_that_goes_on_after_a_torn_one_is_refused() {
     let place = Place::new();
     let mut table = open_small(&place);
     (0..20).for_each(|number| table.write(&[put(number)]).expect("writes"));
-    close(table);
+    drop(table);
     let log = largest(files_named(&place.index(), ".log"));
-    fs::copy(&log, log.with_file_name("000900.log")).expect("copies");
+    fs::copy(&log, log.with_file_name("99999999.log")).expect("copies");
     OpenOptions::new().write(true).open(&log).and_then(|file| file.set_len(700)).expect("tears");
     assert!(is_corrupt(&place));
 }

@@ -4,7 +4,7 @@ use super::bare::{bare_with, into_tables};
 use super::power::Plug;
 use super::support::{
     Faults, Place, Random, all, close, contents, delete, files_named, fill, get, key, missing, observed,
-    open, open_small, put, small, value,
+    open, open_small, put, reopened, small, value,
 };
 use crate::index::leveldb::guard::Operation;
 use crate::index::leveldb::{CopyProgress, LevelTable, Options};
@@ -15,7 +15,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// The Go original's index, at the place of ours.
 fn go_index() -> Place {
@@ -74,7 +74,7 @@ fn an_index_of_the_go_original_stays_right_through_our_own_work() {
     let place = go_index();
     let mut table = open_small(&place);
     fill(&mut table, (0..2_000).map(put)).expect("writes");
-    table.reopen().expect("opens");
+    table = reopened(&place, table);
     fill(&mut table, (0..2_000).step_by(2).map(delete)).expect("deletes");
     close(table);
     let mut table = open_small(&place);
@@ -141,7 +141,7 @@ fn a_copy_that_is_interrupted_anywhere_is_made_again() {
     let place = engines_index();
     let mut operations = 0;
     loop {
-        let plug = Rc::new(Plug::new(place.join("attic"), operations));
+        let plug = Arc::new(Plug::new(place.join("attic"), operations));
         match open(&place.index(), observed(&plug)) {
             Ok(table) => break drop(table),
             Err(err) => {
@@ -158,9 +158,9 @@ fn a_copy_that_is_interrupted_anywhere_is_made_again() {
 #[test]
 fn an_exchange_that_was_interrupted_between_its_renames_is_finished() {
     let place = engines_index();
-    let faults = Rc::new(Faults::default());
+    let faults = Arc::new(Faults::default());
     let mut renames = 0;
-    *faults.fails.borrow_mut() = Some(Box::new(move |operation| {
+    *faults.fails.lock().expect("whole") = Some(Box::new(move |operation| {
         renames += usize::from(matches!(operation, Operation::Rename { to, .. } if !to.ends_with("CURRENT")));
         (renames == 2).then(|| std::io::Error::other("killed"))
     }));

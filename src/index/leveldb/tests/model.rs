@@ -1,12 +1,12 @@
 //! Random work, restarts and power cuts, compared with a `BTreeMap`.
 
 use super::power::Plug;
-use super::support::{Place, Random, all, open, small, watched, with_stack};
+use super::support::{Place, Random, all, open, small, watched};
 use crate::index::leveldb::{LevelTable, Options};
 use crate::index::table::{Change, Entry, Table, TableError};
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::rc::Rc;
+use std::sync::Arc;
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -121,10 +121,6 @@ const STEPS: usize = 6_000;
 
 #[test]
 fn random_work_with_restarts_and_power_cuts_agrees_with_a_model() {
-    with_stack(agree);
-}
-
-fn agree() {
     let place = Place::new();
     let mut random = Random::from_environment();
     let mut steps = 0;
@@ -132,7 +128,7 @@ fn agree() {
     let mut world = World { random: Random(seed), sure: Model::new(), perhaps: None };
     while steps < STEPS {
         let operations = [usize::MAX, 20, 500, 3_000][random.below(4)];
-        let plug = Rc::new(Plug::new(place.join("attic"), operations));
+        let plug = Arc::new(Plug::new(place.join("attic"), operations));
         let options = watched(sizes(&mut random, small()), &plug);
         let life = 1 + random.below(300);
         match open(&place.index(), options) {

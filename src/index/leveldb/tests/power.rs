@@ -2,19 +2,20 @@
 
 use super::support::{Random, name};
 use crate::index::leveldb::guard::{Observer, Operation};
-use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 /// Watches what is durable, pulls the plug, and shows what the disk then holds.
 pub(super) struct Plug {
     /// Operations until the plug is pulled.
-    left: Cell<usize>,
+    left: AtomicUsize,
     /// Where replaced and deleted files are kept, in case they come back.
     attic: PathBuf,
-    disk: RefCell<Disk>,
+    disk: Mutex<Disk>,
 }
 
 #[derive(Default)]
@@ -23,8 +24,8 @@ struct Disk {
     /// Changes of names that no sync of their directory has made durable, in order.
     pending: Vec<Change>,
     kept: usize,
-    /// What the operation that is going on replaces or deletes.
-    last_kept: Option<PathBuf>,
+    /// What the operations that are going on replace or delete.
+    kept_of: HashMap<PathBuf, PathBuf>,
 }
 
 enum Change {
@@ -47,36 +48,43 @@ impl Plug {
     pub(super) fn new(attic: PathBuf, operations: usize) -> Self {
         let _ = fs::remove_dir_all(&attic);
         fs::create_dir_all(&attic).expect("an attic");
-        Self { left: Cell::new(operations), attic, disk: RefCell::default() }
+        Self { left: AtomicUsize::new(operations), attic, disk: Mutex::default() }
     }
 
     /// Keeps what stands at `path`, which is about to go.
     fn keep(&self, path: &Path) {
-        let disk = &mut *self.disk.borrow_mut();
+        let mut disk = self.disk();
         disk.kept += 1;
         let kept = self.attic.join(format!("{}-{}", disk.kept, name(path)));
-        disk.last_kept = path.is_file().then(|| fs::copy(path, &kept).map(|_| kept).expect("kept"));
+        if path.is_file() {
+            fs::copy(path, &kept).expect("kept");
+            disk.kept_of.insert(path.to_owned(), kept);
+        }
+    }
+
+    fn disk(&self) -> MutexGuard<'_, Disk> {
+        self.disk.lock().expect("whole")
     }
 
     /// Does `work` without the plug being pulled in it.
     pub(super) fn pause(&self, work: impl FnOnce()) {
-        let left = self.left.replace(usize::MAX);
+        let left = self.left.swap(usize::MAX, Ordering::SeqCst);
         work();
-        self.left.set(left);
+        self.left.store(left, Ordering::SeqCst);
     }
 
     pub(super) fn is_pulled(&self) -> bool {
-        self.left.get() == 0
+        self.left.load(Ordering::SeqCst) == 0
     }
 
     /// Nothing more happens, from now on.
     pub(super) fn pull(&self) {
-        self.left.set(0);
+        self.left.store(0, Ordering::SeqCst);
     }
 
     /// Takes back a part of what was not durable. The program must be gone.
     pub(super) fn cut(&self, random: &mut Random) {
-        let disk = &mut *self.disk.borrow_mut();
+        let disk = &mut *self.disk();
         for _ in 0..random.below(disk.pending.len() + 1) {
             take_back(disk.pending.pop().expect("not more than there are"), &mut disk.synced_bytes);
         }
@@ -118,8 +126,9 @@ fn rename_all(synced_bytes: &mut HashMap<PathBuf, u64>, from: &Path, to: &Path) 
 
 impl Observer for Plug {
     fn before(&self, operation: Operation<'_>) -> io::Result<()> {
-        let left = self.left.get().checked_sub(1).ok_or_else(|| io::Error::other("the plug is pulled"))?;
-        self.left.set(left);
+        let count = |left: usize| left.checked_sub(1);
+        let counted = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, count);
+        counted.map_err(|_| io::Error::other("the plug is pulled"))?;
         match operation {
             Operation::Create(path) | Operation::Delete(path) | Operation::Rename { to: path, .. } => {
                 self.keep(path)
@@ -130,21 +139,23 @@ impl Observer for Plug {
     }
 
     fn after(&self, operation: Operation<'_>) {
-        let disk = &mut *self.disk.borrow_mut();
+        let disk = &mut *self.disk();
         match operation {
             Operation::Delete(path) => {
                 let removed = |kept| Change::Removed { path: path.to_owned(), kept };
-                disk.pending.extend(disk.last_kept.take().map(removed));
+                let kept = disk.kept_of.remove(path);
+                disk.pending.extend(kept.map(removed));
             }
             Operation::Create(path) => {
                 let removed = |kept| Change::Removed { path: path.to_owned(), kept };
-                disk.pending.extend(disk.last_kept.take().map(removed));
+                let kept = disk.kept_of.remove(path);
+                disk.pending.extend(kept.map(removed));
                 disk.synced_bytes.insert(path.to_owned(), 0);
                 disk.pending.push(Change::Created(path.to_owned()));
             }
             Operation::Rename { from, to } => {
                 rename_all(&mut disk.synced_bytes, from, to);
-                let replaced = disk.last_kept.take();
+                let replaced = disk.kept_of.remove(to);
                 disk.pending.push(Change::Renamed { from: from.to_owned(), to: to.to_owned(), replaced });
             }
             Operation::Sync(path) => {

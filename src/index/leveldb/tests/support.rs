@@ -1,15 +1,14 @@
 //! What all tests of the engine need: directories that vanish, options that make every path short, and numbers.
 
 use crate::index::leveldb::guard::{Observer, Operation};
-use crate::index::leveldb::{LevelTable, Options, STACK_BYTES, open_observed};
+use crate::index::leveldb::{LevelTable, Options, open_observed};
 use crate::index::table::{Change, Table, TableError};
-use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// A directory that is removed when the test is done with it. In memory where there is a place for that.
 pub(super) struct Place(PathBuf);
@@ -48,18 +47,17 @@ impl Drop for Place {
 
 /// So small that a few thousand records go through tables, levels and many blocks.
 pub(super) fn small() -> Options {
-    let sizes = Options {
+    Options {
         write_buffer_bytes: 16 << 10,
         table_bytes: 8 << 10,
         block_bytes: 512,
+        cache_bytes: 16 << 10,
         ..Options::default()
-    };
-    // A test's thread has little stack, which bounds the cache.
-    Options { cache_bytes: 256 << 10, ..sizes }
+    }
 }
 
 /// Options, and who watches.
-pub(super) struct Watched(Options, Option<Rc<dyn Observer>>);
+pub(super) struct Watched(Options, Option<Arc<dyn Observer>>);
 
 impl From<Options> for Watched {
     fn from(options: Options) -> Self {
@@ -67,11 +65,11 @@ impl From<Options> for Watched {
     }
 }
 
-pub(super) fn observed(observer: &Rc<impl Observer + 'static>) -> Watched {
+pub(super) fn observed(observer: &Arc<impl Observer + 'static>) -> Watched {
     watched(small(), observer)
 }
 
-pub(super) fn watched(options: Options, observer: &Rc<impl Observer + 'static>) -> Watched {
+pub(super) fn watched(options: Options, observer: &Arc<impl Observer + 'static>) -> Watched {
     Watched(options, Some(observer.clone()))
 }
 
@@ -135,6 +133,12 @@ pub(super) fn close(table: LevelTable) {
     Box::new(table).close().expect("closes");
 }
 
+/// Everything is in tables then.
+pub(super) fn reopened(place: &Place, table: LevelTable) -> LevelTable {
+    close(table);
+    open_small(place)
+}
+
 pub(super) fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> =
         fs::read_dir(dir).expect("lists").map(|entry| entry.expect("lists").path()).collect();
@@ -160,14 +164,6 @@ pub(super) fn flip_bit(path: &Path, at: usize) {
     fs::write(path, bytes).expect("writes");
 }
 
-/// Runs a test in a thread like the one that owns the index.
-pub(super) fn with_stack(test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(test).expect("a thread");
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
 /// Every file of a directory with its bytes.
 pub(super) fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let files = files(dir).into_iter().filter(|path| name(path) != "LOCK");
@@ -177,16 +173,22 @@ pub(super) fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
 /// Fails the operations that it is told to, and counts syncs.
 #[derive(Default)]
 pub(super) struct Faults {
-    pub(super) fails: RefCell<Option<Failure>>,
-    pub(super) syncs: Cell<usize>,
+    pub(super) fails: Mutex<Option<Failure>>,
+    syncs: AtomicUsize,
 }
 
-pub(super) type Failure = Box<dyn FnMut(Operation<'_>) -> Option<io::Error>>;
+pub(super) type Failure = Box<dyn FnMut(Operation<'_>) -> Option<io::Error> + Send>;
+
+impl Faults {
+    pub(super) fn syncs(&self) -> usize {
+        self.syncs.load(Ordering::SeqCst)
+    }
+}
 
 impl Observer for Faults {
     fn before(&self, operation: Operation<'_>) -> io::Result<()> {
-        self.syncs.set(self.syncs.get() + usize::from(matches!(operation, Operation::Sync(_))));
-        self.fails.borrow_mut().as_mut().and_then(|fails| fails(operation)).map_or(Ok(()), Err)
+        self.syncs.fetch_add(usize::from(matches!(operation, Operation::Sync(_))), Ordering::SeqCst);
+        self.fails.lock().expect("whole").as_mut().and_then(|fails| fails(operation)).map_or(Ok(()), Err)
     }
 }
 
