@@ -6,9 +6,18 @@
 # runs a whole cluster, with five volumes; `… minikeyvalue:1.0 volume DIR` is one volume, and `… minikeyvalue:1.0 FLAGS COMMAND` is mkv.
 
 FROM rust:1-slim-bookworm AS build
+# For a build that is only to be tried, and sooner there: --build-arg CARGO_PROFILE_RELEASE_LTO=off and the like.
+ARG CARGO_PROFILE_RELEASE_LTO
+ARG CARGO_PROFILE_RELEASE_OPT_LEVEL
+ARG CARGO_PROFILE_RELEASE_CODEGEN_UNITS
 WORKDIR /src
-COPY . .
-RUN cargo build --release --locked --bin mkv
+# What others have written, in a layer of its own: it is built again only when Cargo.lock changes.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir src && touch src/lib.rs && echo 'fn main() {}' >src/main.rs && cargo build --release --locked --bin mkv
+COPY src src
+COPY docs/openapi.json docs/
+# Cargo goes by times, and those of the checkout may be older than the empty program above.
+RUN touch src/lib.rs src/main.rs && cargo build --release --locked --bin mkv
 
 FROM debian:bookworm-slim
 RUN apt-get update \
@@ -17,10 +26,11 @@ RUN apt-get update \
  && useradd --system --uid 990 --home-dir /data mkv \
  && mkdir /data /index && chown mkv:mkv /data /index
 COPY volume deploy/entrypoint /usr/local/bin/
+COPY deploy/nginx-volume.conf.template /usr/local/share/mkv/
 COPY --from=build /src/target/release/mkv /usr/local/bin/
 USER mkv
 WORKDIR /data
 EXPOSE 3000-3005
-HEALTHCHECK --interval=5s --timeout=3s --start-period=10s CMD ["entrypoint", "health"]
+HEALTHCHECK --interval=3s --timeout=3s --start-period=10s CMD ["entrypoint", "health"]
 ENTRYPOINT ["entrypoint"]
 CMD ["cluster"]

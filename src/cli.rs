@@ -19,22 +19,25 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 use structopt::StructOpt;
-use structopt::clap::AppSettings;
+use structopt::clap::{App, AppSettings, Shell};
 
 /// A distributed key-value store for blobs: one master, stock nginx as volume server.
 #[derive(Debug, Clone, StructOpt)]
 #[structopt(
     name = "mkv",
     usage = "mkv [flags] <command>",
-    after_help = "Every flag can be written with one dash, as in the Go original (-volumes a:1,b:1 -protect -md5sum=false),\n\
-                  before or behind the command. mkv COMMAND --help tells about one command.\n\n\
-                  A flag wins over its environment variable, and that over the file of --config (replicas = 2,\n\
-                  volumes = [\"a:1\", \"b:1\"]). SIGHUP has a server read the file again.\n\n\
-                  rebalance, scrub, repair, drain, forget, undrain and volume-mode work on a stopped server's index, or with\n\
-                  --admin ADDR in a running server, while it serves. rebuild and verify-index need it stopped.",
+    template = "mkv {version}: {about}\n\nUSAGE:\n    {usage}\n\nCOMMANDS:\n{subcommands}\n\nFLAGS:\n{unified}\n\n{after-help}",
+    after_help = "mkv COMMAND --help tells about one command.\n\n\
+                  put and get speak to a server (--server); status, volumes, jobs and ls to its admin port (--admin, or\n\
+                  127.0.0.1:3900). scrub, repair, rebalance, drain, forget, undrain and volume-mode work in a running server\n\
+                  with --admin ADDR, or else on a stopped one's index. rebuild and verify-index need it stopped; check and\n\
+                  export need no server at all.\n\n\
+                  Every flag can be written with one dash, as in the Go original (-volumes a:1,b:1 -protect -md5sum=false),\n\
+                  before or behind the command. A flag wins over its environment variable, and that over the file of --config\n\
+                  (replicas = 2, volumes = [\"a:1\", \"b:1\"]). SIGHUP has a server read the file again.",
     global_settings = &[
         AppSettings::UnifiedHelpMessage,
-        AppSettings::NextLineHelp,
+        AppSettings::DeriveDisplayOrder,
         AppSettings::DisableVersion,
         AppSettings::DisableHelpSubcommand,
         AppSettings::VersionlessSubcommands
@@ -171,70 +174,54 @@ pub struct Arguments {
 /// What to do.
 #[derive(Debug, Clone, PartialEq, StructOpt)]
 pub enum Command {
-    /// Serve the volumes that --volumes names, with the index in --db
-    Server,
     /// Start three volumes and a master below DIR, in the foreground
     Up {
         /// Where the volumes and the index are kept
         #[structopt(name = "DIR", default_value = "./data")]
         dir: PathBuf,
     },
-    /// Make the index anew from what lies on the volumes (with the server stopped)
-    Rebuild(RebuildArguments),
-    /// Copy blobs out of the volumes into a directory, without a master or an index; --volumes may name directories too
-    Export(ExportArguments),
-    /// Move replicas to where they belong after volumes were added, removed or replaced
-    Rebalance(RebalanceArguments),
-    /// Look for replicas that are missing or damaged, and for files that the index doesn't know
-    Scrub(ScrubArguments),
-    /// Look as scrub does, and restore what is missing or damaged from good copies
-    Repair(RepairArguments),
-    /// Move everything off a volume, which takes no new blobs from now on
-    Drain(DrainArguments),
-    /// Wait no more for a volume that is gone for good: with its removals forgotten, it must come back empty or not at all
-    Forget(ForgetArguments),
-    /// Let a volume take blobs again
-    Undrain {
-        /// As in --volumes
-        #[structopt(name = "VOLUME")]
-        volume: Volume,
-    },
-    /// Say what a volume is to be used for: alive, readonly, drain, or down
-    VolumeMode {
-        /// As in --volumes
-        #[structopt(name = "VOLUME")]
-        volume: Volume,
-
-        /// alive, readonly, drain or down
-        #[structopt(name = "MODE")]
-        mode: VolumeMode,
-    },
+    /// Serve the volumes that --volumes names, with the index in --db
+    Server,
+    /// Store a file under a key
+    Put(PutArguments),
+    /// Fetch the blob of a key; one that was cut off goes on where it was
+    Get(GetArguments),
+    /// List the keys of a running server that begin with PREFIX
+    Ls(LsArguments),
     /// Show how a running server is
     Status(AdminArguments),
     /// Show the volumes of a running server
     Volumes(AdminArguments),
     /// Show, stop or slow down the jobs of a running server
-    Jobs {
-        /// For the answer.
-        #[structopt(flatten)]
-        flags: AdminArguments,
-
-        /// None lists them.
-        #[structopt(subcommand)]
-        command: Option<JobsCommand>,
-    },
-    /// List the keys of a running server that begin with PREFIX
-    Ls {
-        /// Percent-encoded where it has to be
-        #[structopt(name = "PREFIX", default_value = "/")]
-        prefix: String,
-
-        /// For the answer.
-        #[structopt(flatten)]
-        flags: AdminArguments,
-    },
+    Jobs(JobsArguments),
+    /// Try every volume of --volumes out, without a server, and say in words what is wrong
+    Check(AdminArguments),
+    /// Look for replicas that are missing or damaged, and for files that the index doesn't know
+    Scrub(ScrubArguments),
+    /// Look as scrub does, and restore what is missing or damaged from good copies
+    Repair(RepairArguments),
+    /// Move replicas to where they belong after volumes were added, removed or replaced
+    Rebalance(RebalanceArguments),
+    /// Move everything off a volume, which takes no new blobs from now on
+    Drain(DrainArguments),
+    /// Wait no more for a volume that is gone for good: with its removals forgotten, it must come back empty or not at all
+    Forget(ForgetArguments),
+    /// Let a volume take blobs again
+    Undrain(UndrainArguments),
+    /// Say what a volume is to be used for: alive, readonly, drain, or down
+    VolumeMode(VolumeModeArguments),
+    /// Make the index anew from what lies on the volumes (with the server stopped)
+    Rebuild(RebuildArguments),
+    /// Copy blobs out of the volumes into a directory, without a master or an index; --volumes may name directories too
+    Export(ExportArguments),
     /// Read the whole index and check every entry (with the server stopped)
     VerifyIndex(JobArguments),
+    /// Print what makes a shell complete mkv's commands and flags
+    Completions {
+        /// bash, zsh or fish
+        #[structopt(name = "SHELL")]
+        shell: CompletedShell,
+    },
 }
 
 /// What can be said to every job.
@@ -243,6 +230,10 @@ pub struct JobArguments {
     /// Say nothing but what is left to be done
     #[structopt(short = "q", long)]
     pub quiet: bool,
+
+    /// Print what is found to stdout as JSON, one object a line
+    #[structopt(long)]
+    pub json: bool,
 }
 
 /// How a running server's answer is shown.
@@ -251,6 +242,114 @@ pub struct AdminArguments {
     /// Print the answer as JSON
     #[structopt(long)]
     pub json: bool,
+}
+
+/// Which server blobs are sent to and asked for.
+#[derive(Debug, Clone, PartialEq, Eq, StructOpt)]
+pub struct ServerArguments {
+    /// The server; localhost and --port if it isn't given
+    #[structopt(long, env = "MKV_SERVER", hide_env_values = true, value_name = "HOST:PORT")]
+    pub server: Option<Volume>,
+
+    /// KEY is percent-encoded, as ls and scrub show keys
+    #[structopt(short = "e", long)]
+    pub encoded: bool,
+
+    /// Say nothing but what goes wrong
+    #[structopt(short = "q", long)]
+    pub quiet: bool,
+
+    /// Print what was done as JSON
+    #[structopt(long)]
+    pub json: bool,
+}
+
+/// What to store.
+#[derive(Debug, Clone, PartialEq, Eq, StructOpt)]
+pub struct PutArguments {
+    /// For the request.
+    #[structopt(flatten)]
+    pub server: ServerArguments,
+
+    /// Overwrite the blob that the key may have
+    #[structopt(long)]
+    pub replace: bool,
+
+    /// What to store; - reads standard input
+    #[structopt(name = "FILE", parse(from_os_str))]
+    pub file: PathBuf,
+
+    /// Under which key, as people write it: '/videos/ü?.mp4'
+    #[structopt(name = "KEY", parse(from_os_str))]
+    pub key: OsString,
+}
+
+/// What to fetch.
+#[derive(Debug, Clone, PartialEq, Eq, StructOpt)]
+pub struct GetArguments {
+    /// For the request.
+    #[structopt(flatten)]
+    pub server: ServerArguments,
+
+    /// Overwrite FILE if it is there
+    #[structopt(short = "f", long)]
+    pub force: bool,
+
+    /// The key, as people write it: '/videos/ü?.mp4'
+    #[structopt(name = "KEY", parse(from_os_str))]
+    pub key: OsString,
+
+    /// Where it goes: the last part of the key, here, if it isn't given; - writes standard output
+    #[structopt(name = "FILE", parse(from_os_str))]
+    pub file: Option<PathBuf>,
+}
+
+/// A shell that mkv's commands can be completed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompletedShell {
+    /// GNU's.
+    Bash,
+    /// The Z shell.
+    Zsh,
+    /// The friendly one.
+    Fish,
+}
+
+impl FromStr for CompletedShell {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<CompletedShell, String> {
+        match text {
+            "bash" => Ok(CompletedShell::Bash),
+            "zsh" => Ok(CompletedShell::Zsh),
+            "fish" => Ok(CompletedShell::Fish),
+            _ => Err(format!("{text:?} is not bash, zsh or fish")),
+        }
+    }
+}
+
+/// What to list.
+#[derive(Debug, Clone, PartialEq, Eq, StructOpt)]
+pub struct LsArguments {
+    /// For the answer.
+    #[structopt(flatten)]
+    pub flags: AdminArguments,
+
+    /// The beginning of the keys, percent-encoded where it has to be
+    #[structopt(name = "PREFIX", default_value = "/")]
+    pub prefix: String,
+}
+
+/// What to do with jobs.
+#[derive(Debug, Clone, PartialEq, StructOpt)]
+pub struct JobsArguments {
+    /// For the answer.
+    #[structopt(flatten)]
+    pub flags: AdminArguments,
+
+    /// None lists them.
+    #[structopt(subcommand)]
+    pub command: Option<JobsCommand>,
 }
 
 /// What to do with a job.
@@ -302,6 +401,34 @@ pub struct ForgetArguments {
     pub volume: Volume,
 }
 
+/// Which volume is to take blobs again.
+#[derive(Debug, Clone, PartialEq, StructOpt)]
+pub struct UndrainArguments {
+    /// For the answer.
+    #[structopt(flatten)]
+    pub flags: AdminArguments,
+
+    /// As in --volumes
+    #[structopt(name = "VOLUME")]
+    pub volume: Volume,
+}
+
+/// What a volume is to be used for.
+#[derive(Debug, Clone, PartialEq, StructOpt)]
+pub struct VolumeModeArguments {
+    /// For the answer.
+    #[structopt(flatten)]
+    pub flags: AdminArguments,
+
+    /// As in --volumes
+    #[structopt(name = "VOLUME")]
+    pub volume: Volume,
+
+    /// alive, readonly (blobs stay, nothing is written or removed), drain (no new blobs), or down (as if it were dead)
+    #[structopt(name = "MODE")]
+    pub mode: VolumeMode,
+}
+
 /// How to rebalance.
 #[derive(Debug, Clone, PartialEq, StructOpt)]
 pub struct RebalanceArguments {
@@ -328,10 +455,6 @@ pub struct ScrubArguments {
     /// Only ask for sizes, read nothing
     #[structopt(long)]
     pub quick: bool,
-
-    /// Print what is found to stdout as JSON, one object a line
-    #[structopt(long)]
-    pub json: bool,
 
     /// Read no faster than this: 100 (keys per second), 50MB (per second), or both as 100,50MB
     #[structopt(long, value_name = "RATE")]
@@ -427,14 +550,36 @@ impl Arguments {
 
     /// What is to be logged.
     pub fn verbosity(&self) -> Verbosity {
-        if self.verbose { Verbosity::Requests } else { Verbosity::Events }
+        match &self.command {
+            // They say in words what they find.
+            Some(Command::Check(_) | Command::Put(_) | Command::Get(_)) => Verbosity::Nothing,
+            _ if self.verbose => Verbosity::Requests,
+            _ => Verbosity::Events,
+        }
+    }
+
+    /// The parser; what stands above [`Command`] would otherwise be told as what the whole is about.
+    fn app() -> App<'static, 'static> {
+        Arguments::clap()
+            .about("a distributed key-value store for blobs: one master, stock nginx as volume server")
+    }
+
+    /// What makes `shell` complete commands and flags.
+    pub fn completions(shell: CompletedShell) -> String {
+        let shell = match shell {
+            CompletedShell::Bash => Shell::Bash,
+            CompletedShell::Zsh => Shell::Zsh,
+            CompletedShell::Fish => Shell::Fish,
+        };
+        let mut script = Vec::new();
+        Arguments::app().gen_completions_to("mkv", shell, &mut script);
+        String::from_utf8_lossy(&script).into_owned()
     }
 
     /// The text that `--help` shows.
     pub fn usage() -> String {
-        let mut text = Vec::new();
-        Arguments::clap().write_long_help(&mut text).expect("memory takes every text");
-        String::from_utf8_lossy(&text).into_owned()
+        let help = Arguments::parse(["mkv", "--help"].map(OsString::from));
+        help.expect_err("help is no command line to go on with").message
     }
 }
 

@@ -60,7 +60,7 @@ pub enum ConfigError {
     #[error("--volumes: {0}")]
     Volumes(#[source] crate::model::VolumeError),
     /// No volume at all, where there is no number of replicas to miss.
-    #[error("--volumes is missing: say what to read, as --volumes /srv/volume1,host:3001")]
+    #[error("--volumes is missing: say which, as --volumes host:3001,host:3002")]
     NoVolumes,
     /// Not the beginning of a key.
     #[error("KEY-PREFIX: {0}")]
@@ -176,6 +176,13 @@ impl Config {
             Volume::in_directory(name).map_or_else(|| name.parse().map_err(ConfigError::Volumes), Ok)
         };
         let volumes = names(arguments).map(parse).collect::<Result<Vec<Volume>, ConfigError>>()?;
+        if volumes.is_empty() { Err(ConfigError::NoVolumes) } else { each_once(volumes) }
+    }
+
+    /// The volumes alone, at least one.
+    pub fn volumes(arguments: &Arguments) -> Result<Vec<Volume>, ConfigError> {
+        let volumes = names(arguments).map(str::parse).collect::<Result<Vec<Volume>, _>>();
+        let volumes = volumes.map_err(ConfigError::Volumes)?;
         if volumes.is_empty() { Err(ConfigError::NoVolumes) } else { each_once(volumes) }
     }
 

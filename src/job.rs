@@ -2,8 +2,8 @@
 //! on a terminal, a line every few seconds elsewhere. What is left to be done in the end is listed, and the exit code tells.
 
 use crate::cli::{
-    Arguments, DrainArguments, ExportArguments, ForgetArguments, JobArguments, RebalanceArguments,
-    RebuildArguments, RepairArguments, ScrubArguments,
+    AdminArguments, Arguments, DrainArguments, ExportArguments, ForgetArguments, JobArguments,
+    RebalanceArguments, RebuildArguments, RepairArguments, ScrubArguments,
 };
 use crate::config::{Config, ConfigError};
 use crate::index::table::TableError;
@@ -20,6 +20,7 @@ use crate::remote::{Remote, RemoteError};
 use crate::shown::Shown;
 use crate::store::Depth;
 use crate::volume::Timeouts;
+use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -83,11 +84,13 @@ pub fn rebuild(arguments: &Arguments, flags: &RebuildArguments) -> Result<(), Jo
         timeouts: Timeouts::for_jobs(config.voltimeout),
         userpass: config.userpass,
     };
-    let progress = Progress::default();
+    let progress = progress(&flags.job);
     let stop = AtomicBool::new(false);
     let rebuilt = shown("rebuild", &progress, flags.job.quiet, || rebuild::run(&request, &progress, &stop))?;
-    if let Some(old) = rebuilt.old.filter(|_| !flags.job.quiet) {
-        println!("the old index is kept as {}", old.display());
+    match rebuilt.old {
+        Some(old) if flags.job.json => println!("{}", json!({ "old_index": old })),
+        Some(old) if !flags.job.quiet => println!("the old index is kept as {}", old.display()),
+        _ => {}
     }
     end(&progress)
 }
@@ -104,10 +107,12 @@ pub fn export(arguments: &Arguments, flags: &ExportArguments) -> Result<(), JobE
         timeouts: Timeouts::for_jobs(arguments.voltimeout),
         userpass: Config::userpass(arguments)?,
     };
-    let progress = Progress::default();
+    let progress = progress(&flags.job);
     let exported = shown("export", &progress, flags.job.quiet, || export::run(&request, &progress))?;
-    if !flags.job.quiet {
-        let Exported { written, present, left_out } = exported;
+    let Exported { written, present, left_out } = exported;
+    if flags.job.json {
+        println!("{}", json!({ "written": written, "present": present, "left_out": left_out }));
+    } else if !flags.job.quiet {
         println!("{written} blobs were written to {}, {present} were there already", flags.dir.display());
         if left_out > 0 {
             println!("{left_out} unlinked keys were left out; --unlinked exports them too");
@@ -121,15 +126,15 @@ pub fn rebalance(arguments: &Arguments, flags: &RebalanceArguments) -> Result<()
     if let Some(remote) = remote(arguments)? {
         return match flags.dry_run {
             true => Err(JobError::NotOnline),
-            false => Ok(remote.run(&Task::Rebalance, flags.rate, &flags.job, false)?),
+            false => Ok(remote.run(&Task::Rebalance, flags.rate, &flags.job)?),
         };
     }
     let request = offline(Config::new(arguments)?);
-    let control = control(flags.rate, false);
+    let control = control(flags.rate, &flags.job);
     if flags.dry_run {
         let preview = || rebalance::preview(&request, &control);
         let rebalanced = shown("rebalance", &control.progress, flags.job.quiet, preview);
-        print_transfers(&rebalanced.map_err(|err| JobError::Cluster("rebalance", err))?);
+        print_transfers(&rebalanced.map_err(|err| JobError::Cluster("rebalance", err))?, &flags.job);
         return end(&control.progress);
     }
     run("rebalance", &control, &flags.job, || rebalance::run(&request, &control))
@@ -139,10 +144,10 @@ pub fn rebalance(arguments: &Arguments, flags: &RebalanceArguments) -> Result<()
 pub fn scrub(arguments: &Arguments, flags: &ScrubArguments) -> Result<(), JobError> {
     if let Some(remote) = remote(arguments)? {
         let task = Task::Scrub { quick: flags.quick, scheduled: false };
-        return Ok(remote.run(&task, flags.rate, &flags.job, flags.json)?);
+        return Ok(remote.run(&task, flags.rate, &flags.job)?);
     }
     let request = offline(Config::new(arguments)?);
-    let control = control(flags.rate, flags.json);
+    let control = control(flags.rate, &flags.job);
     let depth = if flags.quick { Depth::Sizes } else { Depth::Contents };
     let scrub = ScrubRequest { depth, repair: None, origin: Origin::Asked, effort: Effort::Alone };
     run("scrub", &control, &flags.job, || scrub::run_offline(&request, scrub, &control))
@@ -153,10 +158,10 @@ pub fn repair(arguments: &Arguments, flags: &RepairArguments) -> Result<(), JobE
     if let Some(remote) = remote(arguments)? {
         let (quick, delete_orphans, force) = (flags.scrub.quick, flags.delete_orphans, flags.force);
         let task = Task::Repair { quick, delete_orphans, force };
-        return Ok(remote.run(&task, flags.scrub.rate, &flags.scrub.job, flags.scrub.json)?);
+        return Ok(remote.run(&task, flags.scrub.rate, &flags.scrub.job)?);
     }
     let request = offline(Config::new(arguments)?);
-    let control = control(flags.scrub.rate, flags.scrub.json);
+    let control = control(flags.scrub.rate, &flags.scrub.job);
     let depth = if flags.scrub.quick { Depth::Sizes } else { Depth::Contents };
     // Nobody is reading, so what was moved can go at once.
     let keep_old = Duration::ZERO;
@@ -169,10 +174,10 @@ pub fn repair(arguments: &Arguments, flags: &RepairArguments) -> Result<(), JobE
 pub fn drain(arguments: &Arguments, flags: &DrainArguments) -> Result<(), JobError> {
     if let Some(remote) = remote(arguments)? {
         let task = Task::Drain { volume: flags.volume.to_string() };
-        return Ok(remote.run(&task, flags.rate, &flags.job, false)?);
+        return Ok(remote.run(&task, flags.rate, &flags.job)?);
     }
     let request = offline(Config::new(arguments)?);
-    let control = control(flags.rate, false);
+    let control = control(flags.rate, &flags.job);
     run("drain", &control, &flags.job, || drain::run(&request, &flags.volume, &control))
 }
 
@@ -180,10 +185,10 @@ pub fn drain(arguments: &Arguments, flags: &DrainArguments) -> Result<(), JobErr
 pub fn forget(arguments: &Arguments, flags: &ForgetArguments) -> Result<(), JobError> {
     if let Some(remote) = remote(arguments)? {
         let task = Task::Forget { volume: flags.volume.to_string() };
-        return Ok(remote.run(&task, None, &flags.job, false)?);
+        return Ok(remote.run(&task, None, &flags.job)?);
     }
     let request = offline(Config::new(arguments)?);
-    let control = control(None, false);
+    let control = control(None, &flags.job);
     let work = || forget::run(&request, &flags.volume, &control);
     let files = shown("forget", &control.progress, flags.job.quiet, work)
         .map_err(|err| JobError::Cluster("forget", err))?;
@@ -192,14 +197,22 @@ pub fn forget(arguments: &Arguments, flags: &ForgetArguments) -> Result<(), JobE
 }
 
 /// Runs `mkv undrain` and `mkv volume-mode`.
-pub fn set_mode(arguments: &Arguments, volume: &Volume, mode: VolumeMode) -> Result<(), JobError> {
+pub fn set_mode(
+    arguments: &Arguments,
+    volume: &Volume,
+    mode: VolumeMode,
+    flags: &AdminArguments,
+) -> Result<(), JobError> {
     if let Some(remote) = remote(arguments)? {
-        return Ok(remote.set_mode(volume.as_str(), &mode.to_string())?);
+        return Ok(remote.set_mode(volume.as_str(), &mode.to_string(), flags)?);
     }
     let request = offline(Config::new(arguments)?);
     let done = drain::set_mode(&request, volume, mode, &Control::default());
     done.map_err(|err| JobError::Cluster("volume-mode", err))?;
-    println!("{volume} is {mode} from now on");
+    match flags.json {
+        true => println!("{}", json!({ "volume": volume.as_str(), "mode": mode })),
+        false => println!("{volume} is {mode} from now on"),
+    }
     Ok(())
 }
 
@@ -229,15 +242,18 @@ fn offline(config: Config) -> OfflineRequest {
     }
 }
 
-/// With `json`, findings go to stdout, one object a line.
-fn control(rate: Option<Rate>, json: bool) -> Control {
-    let print = |finding: &Finding| println!("{}", serde_json::to_string(finding).expect("it is strings"));
-    let progress = if json { Progress::told_to(print) } else { Progress::default() };
+fn control(rate: Option<Rate>, flags: &JobArguments) -> Control {
     Control {
-        progress: progress.into(),
+        progress: progress(flags).into(),
         pace: Pace::new(rate.unwrap_or_default()).into(),
         ..Control::default()
     }
+}
+
+/// With `--json`, findings go to stdout, one object a line.
+fn progress(flags: &JobArguments) -> Progress {
+    let print = |finding: &Finding| println!("{}", serde_json::to_string(finding).expect("it is strings"));
+    if flags.json { Progress::told_to(print) } else { Progress::default() }
 }
 
 /// Shows a job while it runs, and makes what it left the error that it is.
@@ -255,12 +271,21 @@ fn run(
 /// Runs `mkv verify-index`.
 pub fn verify_index(arguments: &Arguments, flags: &JobArguments) -> Result<(), JobError> {
     let db = Config::db(arguments)?;
-    let progress = Progress::default();
+    let progress = progress(flags);
     shown("verify-index", &progress, flags.quiet, || verify::run(&db, &progress))?;
     end(&progress)
 }
 
-fn print_transfers(rebalanced: &Rebalanced) {
+fn print_transfers(rebalanced: &Rebalanced, flags: &JobArguments) {
+    if flags.json {
+        let transfers = rebalanced.transfers.iter().map(|transfer| {
+            let (from, to) = (transfer.from.to_string(), transfer.to.to_string());
+            json!({ "from": from, "to": to, "blobs": transfer.blobs, "bytes": transfer.bytes })
+        });
+        let transfers: Vec<Value> = transfers.collect();
+        println!("{}", json!({ "transfers": transfers, "keys_without_copies": rebalanced.without_copies }));
+        return;
+    }
     let (mut blobs, mut bytes) = (0, 0);
     for transfer in &rebalanced.transfers {
         println!("{} -> {}: {} blobs, {} bytes", transfer.from, transfer.to, transfer.blobs, transfer.bytes);

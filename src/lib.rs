@@ -2,7 +2,8 @@
 //! the volume server on every machine.
 //!
 //! Dependencies point one way, and a test keeps it so:
-//! `main → cli, config, job, remote, server, up → api → maintenance → store → index, volume → model`, and `metrics` below `api`.
+//! `main → check, cli, client, config, job, remote, server, up → api → maintenance → store → index, volume → model`, and
+//! `metrics` below `api`.
 //!
 //! - [`model`]: keys, paths, placement, records; pure.
 //! - [`index`]: the actor that owns the LevelDB handle and the keys' locks.
@@ -11,10 +12,13 @@
 //! - [`maintenance`]: rebuild, rebalance, scrub, repair, drain, verify-index; the actor that runs them in a server.
 //! - [`api`]: requests and status codes.
 //! - [`metrics`]: what `/metrics` tells.
-//! - [`server`], [`up`], [`job`], [`remote`]: putting it together; [`shown`]: what a person sees of a job; [`config`], [`cli`] and [`settings`]: what was asked for; [`logs`].
+//! - [`client`]: put and get for people; [`check`]: volumes tried out.
+//! - [`server`], [`up`], [`job`], [`remote`]: putting it together; [`shown`]: what a person sees; [`config`], [`cli`] and [`settings`]: what was asked for; [`logs`].
 
 pub mod api;
+pub mod check;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod index;
 pub mod job;

@@ -1,11 +1,14 @@
 //! The `mkv` program: reads the command line, sets up logging, and runs the command.
 
-use minikeyvalue::cli::{Arguments, Command};
+use minikeyvalue::check::{self, CheckError};
+use minikeyvalue::cli::{Arguments, Command, UndrainArguments, VolumeModeArguments};
+use minikeyvalue::client::{self, ClientError};
 use minikeyvalue::config::{Config, ConfigError};
 use minikeyvalue::job::{self, JobError};
 use minikeyvalue::logs;
 use minikeyvalue::model::VolumeMode;
 use minikeyvalue::server::{self, ServerError};
+use minikeyvalue::shown::printable;
 use minikeyvalue::up::{self, UpError};
 use std::process::ExitCode;
 use structopt::clap::ErrorKind;
@@ -21,6 +24,10 @@ enum Failure {
     Up(#[from] UpError),
     #[error(transparent)]
     Job(#[from] JobError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Check(#[from] CheckError),
 }
 
 /// The command line asks for what can't be.
@@ -44,12 +51,18 @@ fn main() -> ExitCode {
         Err(failure) => match failure {
             Failure::Config(err)
             | Failure::Job(JobError::Config(err))
+            | Failure::Check(CheckError::Config(err))
+            | Failure::Client(ClientError::Config(err))
             | Failure::Up(UpError::Config(err)) => {
-                eprintln!("mkv: {}", arguments.settings.explain(&err.to_string()));
+                eprintln!("mkv: {}", printable(&arguments.settings.explain(&err.to_string())));
                 ExitCode::from(EXIT_REFUSED)
             }
-            Failure::Server(_) | Failure::Up(_) | Failure::Job(_) => {
-                eprintln!("mkv: {failure}");
+            Failure::Server(_)
+            | Failure::Up(_)
+            | Failure::Job(_)
+            | Failure::Client(_)
+            | Failure::Check(_) => {
+                eprintln!("mkv: {}", printable(&failure.to_string()));
                 ExitCode::FAILURE
             }
         },
@@ -68,13 +81,21 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Some(Command::Repair(flags)) => job::repair(arguments, flags)?,
         Some(Command::Drain(flags)) => job::drain(arguments, flags)?,
         Some(Command::Forget(flags)) => job::forget(arguments, flags)?,
-        Some(Command::Undrain { volume }) => job::set_mode(arguments, volume, VolumeMode::Alive)?,
-        Some(Command::VolumeMode { volume, mode }) => job::set_mode(arguments, volume, *mode)?,
+        Some(Command::Undrain(UndrainArguments { flags, volume })) => {
+            job::set_mode(arguments, volume, VolumeMode::Alive, flags)?;
+        }
+        Some(Command::VolumeMode(VolumeModeArguments { flags, volume, mode })) => {
+            job::set_mode(arguments, volume, *mode, flags)?;
+        }
+        Some(Command::Put(flags)) => client::put(arguments, flags)?,
+        Some(Command::Get(flags)) => client::get(arguments, flags)?,
+        Some(Command::Check(flags)) => check::run(arguments, flags)?,
         Some(Command::Status(flags)) => job::ask(arguments, |remote| remote.status(flags))?,
         Some(Command::Volumes(flags)) => job::ask(arguments, |remote| remote.volumes(flags))?,
-        Some(Command::Jobs { flags, command }) => job::ask(arguments, |remote| remote.jobs(command, flags))?,
-        Some(Command::Ls { prefix, flags }) => job::ask(arguments, |remote| remote.ls(prefix, flags))?,
+        Some(Command::Jobs(flags)) => job::ask(arguments, |remote| remote.jobs(flags))?,
+        Some(Command::Ls(flags)) => job::ask(arguments, |remote| remote.ls(flags))?,
         Some(Command::VerifyIndex(flags)) => job::verify_index(arguments, flags)?,
+        Some(Command::Completions { shell }) => print!("{}", Arguments::completions(*shell)),
     }
     Ok(())
 }

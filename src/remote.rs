@@ -1,8 +1,8 @@
 //! The admin port of a running server, from the command line: jobs that it does while it serves, and how it is.
 
-use crate::cli::{AdminArguments, JobArguments, JobsCommand};
+use crate::cli::{AdminArguments, JobArguments, JobsArguments, JobsCommand, LsArguments};
 use crate::maintenance::{Job, JobState, Rate, Task};
-use crate::shown::{Shown, line};
+use crate::shown::{Shown, line, printable};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -71,13 +71,7 @@ impl Remote {
     }
 
     /// Has the server do a job, shows how far it is, and waits for its end. Ending this program doesn't end the job.
-    pub fn run(
-        &self,
-        task: &Task,
-        rate: Option<Rate>,
-        flags: &JobArguments,
-        json: bool,
-    ) -> Result<(), RemoteError> {
+    pub fn run(&self, task: &Task, rate: Option<Rate>, flags: &JobArguments) -> Result<(), RemoteError> {
         let mut body = serde_json::to_value(task).expect("a task is plain data");
         let name = body["job"].take().as_str().expect("a task has a name").to_owned();
         let options = body.as_object_mut().expect("a task is an object");
@@ -94,9 +88,9 @@ impl Remote {
         }
         shown.end(&job.status);
         for finding in &job.status.findings {
-            match json {
+            match flags.json {
                 true => println!("{}", serde_json::to_string(finding).expect("it is strings")),
-                false => eprintln!("{finding}"),
+                false => eprintln!("{}", printable(&finding.to_string())),
             }
         }
         let what = match (job.state, job.error) {
@@ -109,15 +103,18 @@ impl Remote {
     }
 
     /// Sets what the operator wants of a volume.
-    pub fn set_mode(&self, volume: &str, mode: &str) -> Result<(), RemoteError> {
+    pub fn set_mode(&self, volume: &str, mode: &str, flags: &AdminArguments) -> Result<(), RemoteError> {
         let path = format!("/api/volumes/{}", utf8_percent_encode(volume, NON_ALPHANUMERIC));
         let view: Value = self.call(Method::PUT, &path, Some(&json!({ "mode": mode })))?;
-        println!("{} is {} from now on", text(&view["volume"]), text(&view["mode"]));
+        match flags.json {
+            true => print_json(&view),
+            false => println!("{} is {} from now on", text(&view["volume"]), text(&view["mode"])),
+        }
         Ok(())
     }
 
     /// Lists jobs, or acts on one.
-    pub fn jobs(&self, command: &Option<JobsCommand>, flags: &AdminArguments) -> Result<(), RemoteError> {
+    pub fn jobs(&self, JobsArguments { flags, command }: &JobsArguments) -> Result<(), RemoteError> {
         let jobs = match command {
             None => self.call(Method::GET, "/api/jobs", None)?,
             Some(JobsCommand::Stop { id }) => {
@@ -137,6 +134,9 @@ impl Remote {
             let name = serde_json::to_value(&job.task).map(|task| text(&task["job"])).unwrap_or_default();
             let state = format!("{:?}", job.state).to_lowercase();
             println!("{:>4}  {name:<10} {state:<9} {}  (rate {})", job.id, line(&job.status), job.rate);
+            if let Some(error) = &job.error {
+                println!("      {}", printable(error));
+            }
         }
         Ok(())
     }
@@ -181,7 +181,7 @@ impl Remote {
     }
 
     /// The keys that begin with `prefix`, percent-encoded, as many as there are.
-    pub fn ls(&self, prefix: &str, flags: &AdminArguments) -> Result<(), RemoteError> {
+    pub fn ls(&self, LsArguments { flags, prefix }: &LsArguments) -> Result<(), RemoteError> {
         let encoded = |text: &str| utf8_percent_encode(text, QUERY).to_string();
         let mut start = None;
         loop {
@@ -230,9 +230,9 @@ impl Remote {
     }
 }
 
-/// A JSON string without control characters, which a terminal would obey.
+/// A JSON string as it can be shown.
 fn text(value: &Value) -> String {
-    value.as_str().unwrap_or("").chars().filter(|letter| !letter.is_control()).collect()
+    printable(value.as_str().unwrap_or(""))
 }
 
 fn print_json(value: &Value) {

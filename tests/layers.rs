@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with the modules of this crate that it may name.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 18] = [
     ("model", &[]),
     ("metrics", &[]),
     ("index", &["model"]),
@@ -12,11 +12,13 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     ("store", &["index", "volume", "model"]),
     ("maintenance", &["store", "index", "volume", "model"]),
     ("api", &["maintenance", "store", "index", "volume", "metrics", "model"]),
-    ("logs", &[]),
+    ("logs", &["shown"]),
     ("settings", &[]),
     ("cli", &["logs", "settings", "maintenance", "store", "model"]),
     ("config", &["logs", "settings", "cli", "api", "store", "model"]),
     ("shown", &["maintenance"]),
+    ("client", &["cli", "config", "shown", "model"]),
+    ("check", &["cli", "config", "shown", "volume", "model"]),
     ("remote", &["cli", "shown", "maintenance"]),
     ("job", &["remote", "shown", "cli", "config", "maintenance", "store", "index", "volume", "model"]),
     (

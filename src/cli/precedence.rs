@@ -38,7 +38,7 @@ impl Words {
         let unsaid = entries.iter().filter(|entry| self.said(&entry.name).is_none());
         let added = unsaid.map(|entry| OsString::from(format!("--{}={}", entry.name, entry.value)));
         let all = self.program.iter().cloned().chain(added).chain(self.flags.iter().cloned());
-        Arguments::clap().get_matches_from_safe(all.chain(self.rest.iter().cloned()))
+        Arguments::app().get_matches_from_safe(all.chain(self.rest.iter().cloned()))
     }
 
     /// Whether the setting stands on the command line or in the environment.

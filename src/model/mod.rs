@@ -11,7 +11,7 @@ mod volume;
 
 pub use intent::{Intent, PlacedFile};
 pub use key::{Key, KeyError, MAX_KEY_BYTES};
-pub use path::{CLUSTER_PATH, File, decode_path, folded_path, path_of, unfolded_key};
+pub use path::{CLUSTER_PATH, File, TRIAL_PATH, decode_path, folded_path, path_of, unfolded_key};
 pub use placement::Placer;
 pub use record::{Generation, Md5, Record, RecordError, State};
 pub use sidecar::{Sidecar, SidecarState};

@@ -12,6 +12,10 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 /// The file on each volume that names the cluster it belongs to.
 pub const CLUSTER_PATH: &str = "/=cluster";
 
+/// The file with which a volume is tried out, below a volume or subvolume. No listing shows a name that begins with a dot, so
+/// one that is left behind is never taken for a blob or an orphan; and it is deep enough for nginx's `min_delete_depth`.
+pub const TRIAL_PATH: &str = "/00/00/.mkv-check";
+
 /// The longest file name that Linux file systems take, in bytes.
 const MAX_NAME_BYTES: usize = 255;
 
@@ -266,7 +270,8 @@ mod tests {
         for path in [
             "",
             "/",
-            "/=cluster",
+            CLUSTER_PATH,
+            TRIAL_PATH,
             "/nginx.pid",
             "/5d/41/aGVsbG8=",
             "/00/00/L2E=",

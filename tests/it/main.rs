@@ -6,6 +6,8 @@
 
 mod admin;
 mod bad_input;
+mod check;
+mod command_line;
 mod configuration;
 mod export;
 mod forget;
@@ -16,6 +18,7 @@ mod metrics;
 mod mkv_script;
 mod native_api;
 mod operations;
+mod put_and_get;
 mod readme;
 mod rebalance;
 mod rebuild;

@@ -55,6 +55,13 @@ fn a_cluster_is_checked() {
 }
 
 #[test]
+fn volumes_are_tried_out() {
+    let volumes = volumes(3);
+    let master = Administered::build(Master::builder(&addresses(&volumes)));
+    assert_eq!(walk("try-out", &master, &volumes).matches(" ok\n").count(), 3);
+}
+
+#[test]
 fn a_disk_dies_and_is_replaced() {
     let mut volumes = volumes(3);
     let master = Administered::start(Master::builder(&addresses(&volumes)));

@@ -31,6 +31,14 @@ fn the_first_command_starts_a_cluster_and_its_curl_lines_work() {
     let script = block("admin").replace("127.0.0.1:3900", &format!("127.0.0.1:{}", ports[0].port() + 900));
     let program = format!("MKV_BIN={} {}/mkv", env!("CARGO_BIN_EXE_mkv"), repository().display());
     run(&dir, &script.replace("./mkv", &program));
+    let mut script = block("people");
+    for (number, port) in ports.iter().enumerate() {
+        script =
+            script.replace(&format!("localhost:{}", 3000 + number), &format!("localhost:{}", port.port()));
+    }
+    let program = format!("MKV_SERVER=localhost:{} {program}", ports[0].port());
+    run(&dir, &script.replace("./mkv", &program));
+    assert_eq!(std::fs::read(dir.join("another")).expect("the README fetches it"), vec![7; 2 << 20]);
 }
 
 #[test]

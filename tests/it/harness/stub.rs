@@ -37,6 +37,14 @@ impl TcpStub {
         })
     }
 
+    /// Says `text` to whoever connects, and closes when asked for anything: a server of another kind.
+    pub fn saying(text: &'static str) -> Self {
+        Self::serve(move |mut stream| {
+            let _ = stream.write_all(text.as_bytes());
+            let _ = stream.read(&mut [0; 16]);
+        })
+    }
+
     /// Reads every request to its end and answers 500 with an empty body, on connections that stay.
     pub fn answering_500() -> Self {
         Self::answering("500 Internal Server Error")
@@ -44,6 +52,11 @@ impl TcpStub {
 
     /// Reads every request to its end and answers `status` (`"507 Insufficient Storage"`) with an empty body.
     pub fn answering(status: &'static str) -> Self {
+        Self::answering_with(status, "")
+    }
+
+    /// The same with `headers`, each with its line's end.
+    pub fn answering_with(status: &'static str, headers: &'static str) -> Self {
         Self::serve(move |mut stream| {
             let mut reader = BufReader::new(stream.try_clone().expect("a socket can be cloned"));
             while let Some(head) = read_head(&mut reader) {
@@ -53,7 +66,7 @@ impl TcpStub {
                 if discard_body(&mut reader, &head).is_none() {
                     return;
                 }
-                let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+                let answer = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: 0\r\n\r\n");
                 if stream.write_all(answer.as_bytes()).is_err() {
                     return;
                 }

@@ -32,11 +32,14 @@ fn unprivileged(dir: &Path) -> Vec<&'static str> {
     vec!["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 }
 
-/// A copy of the script at a place that everybody can read: the repository may lie below root's home.
+/// A copy of the script and its template at a place that everybody can read: the repository may lie below root's home.
 fn public_script(dir: &TempDir) -> String {
-    let path = dir.join("volume");
-    fs::copy(repository().join("volume"), &path).expect("it is there");
-    path.display().to_string()
+    for (file, name) in
+        [("volume", "volume"), ("deploy/nginx-volume.conf.template", "nginx-volume.conf.template")]
+    {
+        fs::copy(repository().join(file), dir.join(name)).expect("it is there");
+    }
+    dir.join("volume").display().to_string()
 }
 
 #[test]
