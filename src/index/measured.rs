@@ -57,6 +57,10 @@ impl<T: Table> Table for Measured<T> {
         written
     }
 
+    fn written_us(&self) -> u64 {
+        self.table.written_us()
+    }
+
     fn upkeep(&mut self) -> Result<bool, TableError> {
         self.timed(T::upkeep).0
     }
