@@ -129,25 +129,25 @@ fn masked_crc_of(checksum: u32) -> u32 {
 /// `record` as it is appended to a journal that has `at` bytes.
 pub(super) fn encode(record: &[u8], at: usize) -> Vec<u8> {
     let mut bytes = vec![0; skip_padding(at) - at];
-    let mut rest = record;
+    let (mut rest, mut is_begun) = (record, false);
     loop {
         let here = at + bytes.len();
         let padding = skip_padding(here) - here;
         bytes.resize(bytes.len() + padding, 0);
         let room = block_end(here + padding) - (here + padding) - HEADER_BYTES;
         let (now, later) = rest.split_at(rest.len().min(room));
-        let kind = match (rest.len() == record.len(), later.is_empty()) {
-            (true, true) => FULL,
-            (true, false) => FIRST,
-            (false, false) => MIDDLE,
-            (false, true) => LAST,
+        let kind = match (is_begun, later.is_empty()) {
+            (false, true) => FULL,
+            (false, false) => FIRST,
+            (true, false) => MIDDLE,
+            (true, true) => LAST,
         };
         let checksum = masked_crc_of(crc32c::crc32c_append(crc32c::crc32c(&[kind]), now));
         bytes.extend(checksum.to_le_bytes());
         bytes.extend((now.len() as u16).to_le_bytes());
         bytes.push(kind);
         bytes.extend(now);
-        rest = later;
+        (rest, is_begun) = (later, true);
         if rest.is_empty() {
             return bytes;
         }
@@ -201,6 +201,17 @@ mod tests {
         let walked = walk(&bytes);
         assert_eq!(walked.records, records());
         assert_eq!((walked.sound_bytes, walked.damaged_at), (bytes.len(), None));
+    }
+
+    /// Where only a header fits into a block, the first fragment of a record is empty.
+    #[test]
+    fn a_record_may_begin_at_any_distance_from_a_blocks_end() {
+        for distance in 0..30 {
+            let first = BLOCK_BYTES - HEADER_BYTES - distance;
+            let records = [vec![1; first], vec![2; 100], vec![3; 2 * BLOCK_BYTES], vec![4; 10]];
+            let walked = walk(&journal(&records));
+            assert_eq!((walked.records, walked.damaged_at), (records.to_vec(), None), "{distance}");
+        }
     }
 
     #[test]
