@@ -1,5 +1,6 @@
 //! Signals and facts about processes, by process id and never by name.
 
+use super::wait::eventually;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -19,9 +20,18 @@ pub fn children(pid: u32) -> Vec<u32> {
 
 /// True when `pid` has ended, also if nobody has collected its exit status yet.
 pub fn is_gone(pid: u32) -> bool {
-    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Err(_) => true,
-        // `pid (name) state …`, and a name may contain parentheses.
-        Ok(stat) => stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X'])),
-    }
+    state(pid).is_none_or(|state| matches!(state, 'Z' | 'X'))
+}
+
+/// Stops `pid`, and returns when it has stopped, which takes a while where it runs on another core.
+pub fn stop(pid: u32) {
+    send(pid, Signal::SIGSTOP);
+    eventually("it has stopped", || state(pid).is_none_or(|state| state == 'T'));
+}
+
+/// The letter that the kernel shows for what a process does; `None` if there is no such process.
+fn state(pid: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // `pid (name) state …`, and a name may contain parentheses.
+    stat.rsplit(") ").next()?.chars().next()
 }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::sys::signal::Signal;
 
-use super::process::{children, is_gone, send};
+use super::process::{children, is_gone, send, stop};
 use super::{Mounts, PortLease, TempDir, eventually, repository, wait_for};
 
 /// How to start a volume that isn't like the others.
@@ -212,7 +212,10 @@ impl Volume {
     /// Freezes it: connections are accepted by the kernel, nothing is answered.
     #[track_caller]
     pub fn pause(&self) {
-        self.signal_all(Signal::SIGSTOP);
+        let master = self.pid();
+        // First, so that it starts no further worker.
+        stop(master);
+        children(master).into_iter().for_each(stop);
     }
 
     /// Wakes whatever was paused.
@@ -226,7 +229,7 @@ impl Volume {
     #[track_caller]
     pub fn pause_one_worker(&self) -> u32 {
         let worker = *self.workers().first().expect("nginx has workers");
-        send(worker, Signal::SIGSTOP);
+        stop(worker);
         worker
     }
 
