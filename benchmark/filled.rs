@@ -49,7 +49,9 @@ impl Filled {
         let place = Place::new(parent, "filled")?;
         let (processes, names) = volumes(&place.0, count)?;
         let filled = Filled { names, holding, _volumes: processes, place };
-        filled.fill(contents)?;
+        // A tmpfs has inodes for some three million names by default, and a million keys need more.
+        let hint = "if names ran out: mount -o remount,nr_inodes=0 /dev/shm";
+        filled.fill(contents).map_err(|err| format!("filling {}: {err} ({hint})", parent.display()))?;
         Ok(filled)
     }
 

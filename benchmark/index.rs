@@ -1,4 +1,4 @@
-//! The index by itself, in this process: lookups through the actor beside those of the bare engine, and how many
+//! The index by itself, in this process: lookups through the actor beside those of the table alone, and how many
 //! records a second become durable.
 
 use crate::records::{self, MILLION, absent_key, in_owner, key, mix, open_as_server};
@@ -50,7 +50,8 @@ fn lookups_in(bench: &Bench, dir: &Path, records: u64, size: &str) -> Outcome<Ve
             ours.push(actor_rate(dir, records, key_of, time)?);
         }
         let what = format!("lookups through the actor, {kind}, index of {size}");
-        let figure = Figure::new(what, median(ours), "/s").limit("bare engine, one thread", median(limits));
+        let figure =
+            Figure::new(what, median(ours), "/s").limit("the table alone, one thread", median(limits));
         figures.push(figure.target(Target::RatioAtLeast(0.8)));
     }
     Ok(figures)
@@ -109,7 +110,8 @@ pub(crate) fn commits(bench: &Bench) -> Outcome<Vec<Figure>> {
         limits.push(bare_commits(&place.0.join("bare"), time)?);
     }
     let what = "synced records from 256 writers (2 a blob: intent, record), disk";
-    let figure = Figure::new(what, median(ours), "/s").limit("bare engine, batches of 256", median(limits));
+    let figure =
+        Figure::new(what, median(ours), "/s").limit("the table alone, batches of 256", median(limits));
     Ok(vec![figure.target(Target::AtLeast(20_000.0))])
 }
 

@@ -31,13 +31,14 @@ pub(crate) fn run(bench: &Bench) -> Outcome<Vec<Figure>> {
         growth.push(peak_rss_mib(master) - idle);
     }
     Ok(vec![
-        Figure::new("list of 1M keys", median(ours.clone()), "keys/s").limit("bare engine", median(limits)),
+        Figure::new("list of 1M keys", median(ours.clone()), "keys/s")
+            .limit("the table alone", median(limits)),
         Figure::new("list of 1M keys: time", MILLION as f64 / median(ours), "s"),
         Figure::new("list of 1M keys: memory over idle", median(growth), "MiB"),
     ])
 }
 
-/// Seconds in which the engine alone reads everything.
+/// Seconds in which the table alone reads everything.
 fn read_all(index: &Path) -> Outcome<f64> {
     let index = index.to_owned();
     Ok(in_owner(move || {
