@@ -196,7 +196,12 @@ pub fn forget(arguments: &Arguments, flags: &ForgetArguments) -> Result<(), JobE
     let work = || forget::run(&request, &flags.volume, &control);
     let files = shown("forget", &control.progress, flags.job.quiet, work)
         .map_err(|err| JobError::Cluster("forget", err))?;
-    println!("{files} files were to be removed from {} and are forgotten", flags.volume);
+    let volume = &flags.volume;
+    if flags.job.json {
+        println!("{}", json_line(&json!({ "volume": volume.as_str(), "files": files })));
+    } else if !flags.job.quiet {
+        println!("{files} files were to be removed from {volume} and are forgotten");
+    }
     Ok(())
 }
 

@@ -71,6 +71,13 @@ pub fn line(status: &Status) -> String {
         text += &format!(", {} problems", status.problems);
     }
     text += &format!(", {:.1} s", status.seconds);
+    // Of less than a second nothing can be said.
+    if status.seconds >= 1.0 {
+        text += &match status.bytes {
+            0 => format!(", {:.0} keys/s", status.keys as f64 / status.seconds),
+            bytes => format!(", {}/s", HumanBytes((bytes as f64 / status.seconds) as u64)),
+        };
+    }
     if let Some(eta) = status.eta_seconds.filter(|eta| *eta > 0.5) {
         text += &format!(", about {} left", HumanDuration(Duration::from_secs_f64(eta)));
     }

@@ -1,6 +1,6 @@
 //! The README's commands, typed as they stand there, on other ports and in other directories.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::signal::Signal;
 
@@ -30,7 +30,7 @@ fn the_first_command_starts_a_cluster_and_its_curl_lines_work() {
     assert!(dir.join("data/volume1").is_dir(), "everything is below ./data");
     let script = block("admin").replace("127.0.0.1:3900", &format!("127.0.0.1:{}", ports[0].port() + 900));
     let program = format!("MKV_BIN={} {}/mkv", env!("CARGO_BIN_EXE_mkv"), repository().display());
-    run(&dir, &script.replace("./mkv", &program));
+    check_output("admin", run(&dir, &script.replace("./mkv", &program)), |line| line.to_owned());
     let mut script = block("people");
     for (number, port) in ports.iter().enumerate() {
         script =
@@ -59,14 +59,15 @@ fn a_cluster_of_ones_own_is_started_by_hand_and_its_index_rebuilt() {
     let said = String::from_utf8_lossy(&busy.stderr).into_owned();
     assert!(said.contains("is in use by another process"), "{said}");
     run(&dir, "kill $(cat master.pid)");
-    eventually("the master has stopped, and the index is made anew", || {
+    let rebuilt = wait_for("the master has stopped, and the index is made anew", || {
         let output = shell(&dir, &here("rebuild")).output().expect("bash is installed");
-        String::from_utf8_lossy(&output.stdout).contains("the old index is kept as")
+        output.status.success().then(|| printed(&output))
     });
-    run(&dir, &here("scrub"));
-    run(&dir, &here("rebalance"));
-    run(&dir, &here("verify"));
-    run(&dir, &here("export"));
+    let shown = |line: &str| typed_in(&dir, &ports, line);
+    check_output("rebuild", rebuilt, shown);
+    for name in ["scrub", "rebalance", "verify", "export"] {
+        check_output(name, run(&dir, &here(name)), shown);
+    }
     assert_eq!(std::fs::read(dir.join("rescued/k")).expect("the blob is there"), b"x");
 }
 
@@ -101,6 +102,40 @@ fn block(name: &str) -> String {
     rest.split_once("```").expect("the block ends").0.to_owned()
 }
 
+/// What the README shows as the output of the block `name` is printed, line for line, but for numbers and units.
+#[track_caller]
+fn check_output(name: &str, printed: String, as_here: impl Fn(&str) -> String) {
+    let readme = std::fs::read_to_string(repository().join("README.md")).expect("there is a README");
+    let (_, rest) = readme.split_once(&format!("<!-- tested: {name} -->")).expect("the block is there");
+    let (_, rest) = rest.split_once("```\n\n```\n").expect("its output follows");
+    let (output, _) = rest.split_once("\n```").expect("the output ends");
+    let printed: Vec<String> = printed.lines().map(without_numbers).collect();
+    for line in output.lines() {
+        let expected = without_numbers(&as_here(line));
+        assert!(printed.contains(&expected), "{name}: no {expected:?} in {printed:#?}");
+    }
+}
+
+/// A line with `#` for each number, size, and cluster id.
+fn without_numbers(line: &str) -> String {
+    let word = |word: &str| {
+        let is_id = word.len() == 32 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_unit = ["B", "KiB", "MiB"].contains(&word.trim_end_matches(','));
+        let mut digits = word.chars().map(|letter| if letter.is_ascii_digit() { '#' } else { letter });
+        let mut masked = if is_id { "#".to_owned() } else { digits.by_ref().collect() };
+        while masked.contains("##") || masked.contains("#.#") {
+            masked = masked.replace("##", "#").replace("#.#", "#");
+        }
+        if is_unit { String::new() } else { masked.trim_end_matches(',').to_owned() }
+    };
+    line.split_whitespace().map(word).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// Everything, errors and progress first.
+fn printed(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stderr[..], &output.stdout].concat()).into_owned()
+}
+
 fn mkv(dir: &TempDir, words: &[&str]) -> Child {
     let mut command = Command::new(repository().join("mkv"));
     command
@@ -117,11 +152,13 @@ fn shell(dir: &TempDir, script: &str) -> Command {
     command
 }
 
+/// Answers what was printed.
 #[track_caller]
-fn run(dir: &TempDir, script: &str) {
+fn run(dir: &TempDir, script: &str) -> String {
     let output = shell(dir, script).output().expect("bash is installed");
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = printed(&output);
     assert!(output.status.success(), "{}\n{said}\nof\n{script}", output.status);
+    said
 }
 
 fn wait_until_served(port: u16) {

@@ -22,8 +22,8 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// For a port on `address`. With a token, everything but health and metrics needs it; without one, acting is
-    /// possible only where nobody else can reach the port.
+    /// For a port on `address`. Reading needs no token; acting needs it where there is one, and is otherwise possible only
+    /// where nobody else can reach the port.
     pub fn new(address: IpAddr, token: Token) -> Guard {
         Guard { token, is_local: address.is_loopback() }
     }
