@@ -13,6 +13,12 @@ use std::path::PathBuf;
 /// Settings whose values are shown to nobody.
 const SECRETS: [&str; 2] = ["userpass", "admin-token"];
 
+/// How the environment variables of all settings begin.
+const PREFIX: &str = "MKV_";
+
+/// Variables of the scripts, and of single commands.
+const OTHER_VARIABLES: [&str; 3] = ["MKV_HOME", "MKV_BIN", "MKV_SERVER"];
+
 /// Where a value comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
@@ -47,7 +53,7 @@ pub struct Settings {
 
 /// The environment variable of a setting.
 pub fn variable(name: &str) -> String {
-    format!("MKV_{}", name.to_uppercase().replace('-', "_"))
+    format!("{PREFIX}{}", name.to_uppercase().replace('-', "_"))
 }
 
 impl fmt::Debug for Setting {
@@ -84,7 +90,20 @@ impl Settings {
         let set = self.all.iter().filter(|setting| setting.value.is_some());
         let set: Vec<String> = set.map(Setting::to_string).collect();
         info!("configuration: {}", set.join(", "));
+        self.warn_of_unknown_variables();
         self.warn_if_open();
+    }
+
+    /// A misspelt variable would go unnoticed. Not refused, as others name theirs so too: our scripts, and whoever gives
+    /// containers the addresses of their neighbours.
+    fn warn_of_unknown_variables(&self) {
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let is_known = |name: &str| {
+            self.all.iter().any(|setting| variable(setting.name) == name) || OTHER_VARIABLES.contains(&name)
+        };
+        for name in names.filter(|name| name.starts_with(PREFIX) && !is_known(name)) {
+            warn!("{name} is no setting of ours and has no effect");
+        }
     }
 
     /// Warns of a password in a file that everybody on the machine can read.

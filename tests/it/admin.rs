@@ -215,8 +215,18 @@ fn who_may_not_act_does_not() {
         Master::builder(&addresses(&volumes)).flag("adopt", "true").flag("admin-token", "secret"),
     );
     assert_eq!(token.ask_with(&[]), 401);
-    for wrong in ["Bearer wrong", "Bearer secre", "Bearer secret2", "Basic secret"] {
-        assert!([401, 403].contains(&token.ask_with(&[("Authorization", wrong)])), "{wrong}");
+    for wrong in ["Bearer wrong", "Bearer secre", "Bearer secret2"] {
+        assert_eq!(token.ask_with(&[("Authorization", wrong)]), 403, "{wrong}");
+    }
+    assert_eq!(token.ask_with(&[("Authorization", "Basic secret")]), 401);
+    let url = format!("http://127.0.0.1:{}/api/jobs/scrub", token.port.port());
+    for (headers, words) in [
+        (&[][..], "a token is needed: Authorization: Bearer TOKEN"),
+        (&[("Authorization", "Bearer wrong")][..], "this is not the token"),
+        (&[("Origin", "http://evil.example")][..], "requests from pages of other sites are not answered"),
+    ] {
+        let said = crate::harness::try_http("POST", &url, b"{}", headers).expect("it answers").text();
+        assert!(said.contains(words), "{headers:?}: {said}");
     }
     assert_eq!(token.ask_with(&[("Authorization", "Bearer secret")]), 202);
     assert_eq!(token.ask("GET", "/api/volumes", "").status, 200, "who can reach the port can read");

@@ -450,3 +450,15 @@ fn a_password_that_lies_open_is_warned_of() {
     assert!(!start("userpass = 'me:hunter2'\n", 0o640));
     assert!(!start("protect = true\n", 0o644));
 }
+
+#[test]
+fn a_misspelt_variable_is_told() {
+    let dir = TempDir::new();
+    write(&dir.join("letter"), "no index");
+    let db = dir.path().to_str().expect("it is ASCII");
+    let env = [("MKV_REPLICSA", "2"), ("MKV_HOME", "/nowhere"), ("MKV_GRACE", "1s")];
+    let output = run(&["--db", db, "--volumes", "a:1,b:1,c:1", "server"], &env);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said.matches("is no setting of ours").count(), 1, "{said}");
+    assert!(said.contains("MKV_REPLICSA is no setting of ours and has no effect"), "{said}");
+}

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use minikeyvalue::model::{File, Key, Record, path_of};
 
 use crate::harness::{
-    Cluster, GoCluster, Master, Mounts, TempDir, Volume, addresses, entries_of, eventually, lines_of,
+    Cluster, GoCluster, Master, Mounts, TempDir, Volume, addresses, entries_of, eventually, lines_of, volumes,
 };
 
 /// The index is moved away, so that only the volumes can tell.
@@ -459,6 +459,52 @@ fn damaged_and_foreign_files_are_told_and_never_taken() {
     assert!(!entry("/cut").contains(&cluster.volumes[0].addr()), "{}", entry("/cut"));
     assert!(!entry("/empty").contains(&cluster.volumes[1].addr()), "{}", entry("/empty"));
     assert!(!entry("/noted").contains(&cluster.volumes[2].addr()), "{}", entry("/noted"));
+}
+
+/// As they come about when a cluster was started with other numbers of subvolumes over the years.
+#[test]
+fn files_in_every_layout_are_found_where_they_lie() {
+    let mut cluster = Cluster::start();
+    let keys: Vec<String> = (0..30).map(|number| format!("/k{number}")).collect();
+    keys.iter().for_each(|key| cluster.master.put(key, key.as_bytes()));
+    assert!(cluster.master.stop().success());
+    let mut moved = 0;
+    for volume in &cluster.volumes {
+        for (file, layout) in volume.files().iter().zip(["", "sv100/", "sv1A2B/", "svFF/"].iter().cycle()) {
+            let Some((_, path)) = file.split_once('/').filter(|(first, _)| first.starts_with("sv")) else {
+                continue;
+            };
+            let to = volume.dir().join(format!("{layout}{path}"));
+            fs::create_dir_all(to.parent().expect("a folder")).unwrap();
+            fs::rename(volume.dir().join(file), to).unwrap();
+            moved += 1;
+        }
+    }
+    assert!(moved >= 60, "{moved}");
+    lose_index(&cluster.master);
+    rebuild(&cluster.master, &[]);
+    let records = lines_of(cluster.master.db());
+    assert_eq!(records.iter().filter(|line| line.starts_with("/k")).count(), keys.len());
+    for layout in ["/sv100", "/sv1A2B", "/svFF"] {
+        assert!(records.iter().any(|record| record.contains(layout)), "{layout} in {records:#?}");
+    }
+    cluster.master.start_again();
+    for key in &keys {
+        assert_eq!(cluster.master.fetch(key), (200, key.as_bytes().to_vec()), "{key}");
+    }
+}
+
+/// Before the work, as the exchange at its end would fail.
+#[test]
+fn an_index_that_is_a_mount_point_is_refused_at_once() {
+    let (dir, mut mounts) = (TempDir::new(), Mounts::new());
+    let db = dir.join("indexdb");
+    mounts.tmpfs(&db, "8m");
+    let volumes = volumes(3);
+    let master = Master::builder(&addresses(&volumes)).db(&db).among(&mounts).build();
+    let (status, said) = master.job(&["rebuild"]);
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("it is a mount point, which can't be exchanged"), "{said}");
 }
 
 #[test]

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use minikeyvalue::index::leveldb;
+use minikeyvalue::index::table::{Change, Entry, Table};
 use minikeyvalue::model::{File, Key, Md5, Record, Replica, State, path_of};
 
 use crate::harness::{Cluster, Master, Volume, addresses, entries_of, eventually, placer};
@@ -392,6 +395,46 @@ fn a_volume_that_is_away_is_said_and_mended_around() {
     assert_eq!(state_of(&cluster.master)["clean"][&away], serde_json::Value::Null);
     cluster.volumes[0].start_again();
     assert_eq!(findings(&cluster.master, &["scrub"]), (vec![], vec![]));
+}
+
+/// As after a change of `--volumes` that moves nothing but the first place.
+#[test]
+fn replicas_in_another_order_are_told_and_cost_a_rebalance_no_transfer() {
+    let mut cluster = Cluster::start();
+    (0..20).for_each(|number| cluster.master.put(&format!("/k{number}"), b"content"));
+    assert!(cluster.master.stop().success());
+    let right = entries_of(cluster.master.db());
+    let changes: Vec<Change> = right.iter().filter(|(key, _)| key.starts_with(b"/")).map(reversed).collect();
+    assert_eq!(changes.len(), 20);
+    let mut table = leveldb::open(cluster.master.db(), leveldb::Options::default()).expect("nobody has it");
+    table.write(&changes).expect("it can be written");
+    Box::new(table).close().expect("it can be closed");
+    let (found, _) = findings(&cluster.master, &["scrub"]);
+    assert_eq!(kinds(&found), BTreeMap::from([("misplaced".to_owned(), 20)]));
+    let files = |cluster: &Cluster| -> Vec<(PathBuf, SystemTime, u64)> {
+        let paths = cluster.volumes.iter().flat_map(|volume| {
+            volume.files().into_iter().map(|file| volume.dir().join(file)).collect::<Vec<_>>()
+        });
+        let seen = |path: PathBuf| {
+            let meta = fs::metadata(&path).expect("it is there");
+            (path, meta.modified().expect("it has a time"), meta.ino())
+        };
+        paths.map(seen).collect()
+    };
+    let before = files(&cluster);
+    let (status, said) = cluster.master.job(&["rebalance"]);
+    assert!(status.success(), "{said}");
+    assert_eq!(files(&cluster), before, "no file was touched");
+    assert_eq!(entries_of(cluster.master.db()), right);
+    let (found, _) = findings(&cluster.master, &["scrub"]);
+    assert!(found.is_empty(), "{found:?}");
+}
+
+/// A record with its replicas backwards.
+fn reversed((key, value): &Entry) -> Change {
+    let mut record = Record::parse(value).expect("it is a record");
+    record.replicas.reverse();
+    Change::Put { key: key.clone(), value: record.to_value() }
 }
 
 #[test]
