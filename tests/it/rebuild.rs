@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -17,7 +17,9 @@ use crate::harness::{
 
 /// The index is moved away, so that only the volumes can tell.
 fn lose_index(master: &Master) {
-    fs::remove_dir_all(master.db()).expect("the index is a directory");
+    if master.db().exists() {
+        fs::remove_dir_all(master.db()).expect("the index is a directory");
+    }
 }
 
 #[track_caller]
@@ -573,16 +575,23 @@ fn killed_at_any_moment_it_can_be_run_again_and_a_server_is_not_misled() {
     assert!(cluster.master.stop().success());
     let before = lines_of(cluster.master.db());
     lose_index(&cluster.master);
+    let begun = Instant::now();
+    rebuild(&cluster.master, &[]);
+    let whole = begun.elapsed();
+    let mut cut_off = 0;
     for round in 0..30 {
+        lose_index(&cluster.master);
         let mut job = cluster.master.begin_job(&["rebuild", "-q"]);
-        std::thread::sleep(Duration::from_millis(4 * round));
+        // Spread over the whole run, at other moments in each process.
+        std::thread::sleep(whole * ((round * 7919 + std::process::id()) % 1000) / 1000);
         let _ = job.kill();
-        job.wait().expect("it is our child");
+        cut_off += u32::from(!job.wait().expect("it is our child").success());
         if !siblings(cluster.master.db(), ".new-").is_empty() && !cluster.master.db().exists() {
             let (status, said) = cluster.master.job(&["server"]);
             assert!(!status.success() && said.contains("doesn't exist"), "{said}");
         }
     }
+    assert!(cut_off > 10, "{cut_off} of 30");
     rebuild(&cluster.master, &[]);
     same(&before, &lines_of(cluster.master.db()));
     assert!(siblings(cluster.master.db(), ".new-").is_empty());
