@@ -10,6 +10,7 @@ use minikeyvalue::model::VolumeMode;
 use minikeyvalue::server::{self, ServerError};
 use minikeyvalue::text::printable;
 use minikeyvalue::up::{self, UpError};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::process::ExitCode;
 use structopt::clap::ErrorKind;
 use thiserror::Error;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         }
     };
     logs::start(arguments.verbosity());
+    raise_file_limit();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => match failure {
@@ -66,6 +68,15 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+    }
+}
+
+/// As many open files as the system lets this process have: every table of an index stays open, and every connection is a
+/// file. The usual limit of 1,024 is there for programs that call select(2).
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(err) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        log::warn!("only {:?} files can be open: {err}", limit.current);
     }
 }
 

@@ -414,3 +414,20 @@ fn up_ends_with_its_terminal() {
     terminal.wait().expect("it is our child");
     eventually("it ends, and its volumes", || pids.iter().chain(&volumes).all(|pid| is_gone(*pid)));
 }
+
+/// Every table of the index stays open, and a shell gives 1,024.
+#[test]
+fn the_limit_of_open_files_is_raised_as_far_as_it_goes() {
+    let (dir, port) = (TempDir::new(), PortLease::new());
+    let line = r#"ulimit -Sn 300; exec "$0" --db "$1" --volumes localhost:1 --replicas 1 --port "$2" server"#;
+    let mut command = Command::new("bash");
+    command.args(["-c", line, env!("CARGO_BIN_EXE_mkv")]).arg(dir.join("indexdb"));
+    let mut server = command.arg(port.port().to_string()).spawn().expect("bash is installed");
+    eventually("it serves", || TcpStream::connect(("localhost", port.port())).is_ok());
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.id())).expect("it runs");
+    send(server.id(), Signal::SIGTERM);
+    assert!(server.wait().expect("it is our child").success());
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("there is a limit");
+    let (soft, hard) = (files.split_whitespace().nth(3), files.split_whitespace().nth(4));
+    assert!(soft == hard && soft != Some("300"), "{files}");
+}

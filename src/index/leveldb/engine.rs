@@ -86,7 +86,8 @@ impl Engine {
                 log::debug!("the engine can't stand back: {err}");
             }
             let publisher = Rc::new(Publisher::new(&dir, &guard, &published));
-            let mut running = Running { db: None, dir, options, guard, publisher, published, backlog };
+            let mut running =
+                Running { db: None, dir, options, guard, publisher, published, backlog, manifest_base: 0 };
             let opened = running.open(create);
             let is_open = opened.is_ok();
             running.publisher.opened();
@@ -169,12 +170,15 @@ struct Running {
     publisher: Rc<Publisher>,
     published: Arc<Published>,
     backlog: Arc<Backlog>,
+    /// Bytes of the MANIFEST when it was begun.
+    manifest_base: usize,
 }
 
 impl Running {
     fn open(&mut self, create: bool) -> Result<(), TableError> {
         let env = GuardedEnv::publishing(self.guard.clone(), self.publisher.clone());
         self.db = Some(open_with(env, &self.dir, &self.options, &self.guard, create)?);
+        self.manifest_base = self.guard.manifest_bytes();
         Ok(())
     }
 
@@ -190,7 +194,10 @@ impl Running {
                     return;
                 }
             };
-            if done.is_err() {
+            if let Err(err) = done {
+                // Not every error went through the guard, and somebody may be waiting for room.
+                self.guard.stop_for(err.to_string());
+                self.backlog.taken.notify_all();
                 return;
             }
         }
@@ -204,7 +211,9 @@ impl Running {
         self.published.set_fed(last);
         let mut behind = lock(&self.backlog.bytes);
         *behind -= bytes;
-        let overdue = self.guard.manifest_bytes() / LONG_MANIFEST_BYTES;
+        // What opening wrote itself, one entry for each table, gets no shorter.
+        let grown = self.guard.manifest_bytes() - self.manifest_base;
+        let overdue = grown / LONG_MANIFEST_BYTES.max(self.manifest_base);
         let is_time = overdue >= OVERDUE || (overdue >= 1 && *behind == 0);
         drop(behind);
         self.backlog.taken.notify_all();

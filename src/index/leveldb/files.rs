@@ -117,7 +117,8 @@ impl Write for Writer {
             return Ok(());
         }
         if self.kind == Kind::Table {
-            self.guard.sync_later(&self.path, self.file.try_clone()?)?;
+            let file = self.guard.perform(Operation::Sync(&self.path), || self.file.try_clone())?;
+            self.guard.sync_later(&self.path, file)?;
         } else {
             self.settle_name()?;
             self.guard.perform(Operation::Sync(&self.path), || self.file.sync_data())?;

@@ -49,6 +49,9 @@ impl Logs {
         if self.current.as_ref().is_none_or(|log| log.bytes >= self.limit_bytes) {
             self.begin(next_file)?;
         }
+        if next_file > self.last_number {
+            return Err(io::Error::other("the engine has overtaken the log's number"));
+        }
         let log = self.current.as_mut().expect("just begun");
         let record = journal::encode(batch, log.bytes);
         let writer = log.writer.as_mut().expect("open while it is the current one");

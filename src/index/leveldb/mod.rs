@@ -11,6 +11,7 @@
 //! | a new database is made over one that lost its CURRENT | `check`, `home` |
 //! | everybody waits for compactions | `engine`, a thread of its own, with `logs` and `recent` for writes and `reader` for lookups |
 //! | lookups and iterators hide keys, end early, look in wrong blocks | `reader`; `filter` and `order` for other readers; `import` for foreign tables |
+//! | a new table is put below older ones of level 0 | `BELOW_ALL` in each batch |
 //! | what is appended to a torn log can't be read | `reuse_logs` is off, `env` refuses |
 //! | the MANIFEST only shrinks when it is opened | `engine` |
 //! | batches can't be used again, nor a handle after a failed write | [`LevelTable::write`], `guard` |
@@ -62,6 +63,10 @@ use std::time::UNIX_EPOCH;
 
 /// A log is as long as so many write buffers, so that beginning one is rare beside compactions.
 const BUFFERS_IN_A_LOG: usize = 8;
+
+/// Deleted with each batch, though nobody has it. The engine looks in the wrong way whether a new table overlaps those
+/// of level 0, and can put it below older ones, which then hide it; not where it begins below everything.
+const BELOW_ALL: &[u8] = &[];
 
 /// An index in LevelDB's format.
 pub struct LevelTable {
@@ -198,14 +203,15 @@ impl Table for LevelTable {
         }
         // A new batch each time: the engine's panics when one is used again.
         let mut batch = WriteBatch::default();
+        batch.delete(BELOW_ALL);
         changes.iter().for_each(|change| add(&mut batch, change));
         let first = self.sequence + 1;
-        let last = self.sequence + changes.len() as u64;
+        let last = first + changes.len() as u64;
         let bytes = batch.encode(first);
         let appended = self.logs.append(&bytes, last, self.levels.next_file);
         appended.map_err(|err| self.guard.stop_for(format!("write to a log: {err}")))?;
         self.sequence = last;
-        self.recent.add(changes, first);
+        self.recent.add(changes, first + 1);
         let mut batch = WriteBatch::default();
         batch.set_contents(&bytes);
         self.engine.feed(batch, last, bytes.len())?;
@@ -223,10 +229,10 @@ impl Table for LevelTable {
     }
 
     fn close(self: Box<Self>) -> Result<(), TableError> {
-        let LevelTable { engine, logs, mut edition, published, guard, sequence, .. } = *self;
+        let LevelTable { engine, logs, levels, mut edition, published, guard, sequence, .. } = *self;
         guard.check()?;
         engine.close()?;
-        let flushed = published.newer_than(&mut edition).map_or(0, |levels| levels.flushed);
+        let flushed = published.newer_than(&mut edition).unwrap_or(levels).flushed;
         if flushed >= sequence {
             let removed = logs.end(flushed);
             removed.map_err(|err| guard.stop_for(format!("remove a log: {err}")))?;

@@ -38,7 +38,8 @@ const TABLE_BYTES: usize = 512 << 10;
 pub enum SyncMode {
     /// Neither the death of the process nor a power cut takes back what was acknowledged.
     Always,
-    /// The log is not synced, so a power cut may. Only for comparisons, and for copies that can be made again.
+    /// The log is not synced, so a power cut may, and leave older values with newer ones: rebuild the index then. Only for
+    /// comparisons, and for copies that can be made again.
     Never,
 }
 

@@ -117,8 +117,12 @@ impl Publisher {
         if state.is_open && manifest.last_sequence != self.published.fed.load(Ordering::Acquire) {
             return Err(self.guard.stop_for_damage("the engine numbers changes in another way".into()));
         }
-        // With a new log, the engine has made a table of all that it had taken.
+        // With a new log, the engine has made a table of all that it had taken. Otherwise it had taken nothing since: other
+        // programs skip changes of logs that are older than what the MANIFEST says.
         let has_flushed = manifest.log_number != state.log_number;
+        if !has_flushed && manifest.last_sequence != state.levels.flushed {
+            return Err(self.guard.stop_for_damage("the MANIFEST is ahead of the tables".into()));
+        }
         let flushed = if has_flushed { manifest.last_sequence } else { state.levels.flushed };
         state.log_number = manifest.log_number;
         let levels = Levels::new(&self.dir, manifest, flushed, &state.levels, &self.guard);

@@ -110,15 +110,21 @@ fn is_table_write(operation: Operation<'_>) -> bool {
     matches!(operation, Operation::Write { path, .. } if path.extension().is_some_and(|kind| kind == "ldb"))
 }
 
-/// The engine deletes a compaction's inputs though its outputs could not be written.
+fn is_table_sync(operation: Operation<'_>) -> bool {
+    matches!(operation, Operation::Sync(path) if path.extension().is_some_and(|kind| kind == "ldb"))
+}
+
+/// The engine deletes a compaction's inputs though its outputs could not be written, or not be made durable.
 #[test]
 fn a_full_disk_in_a_compaction_loses_nothing() {
-    for nth in [1, 3, 9, 40, 90, 200] {
+    let writes = [1, 3, 9, 40, 90, 200].map(|nth| (nth, is_table_write as fn(Operation<'_>) -> bool));
+    let syncs = [1, 4, 11, 30].map(|nth| (nth, is_table_sync as fn(Operation<'_>) -> bool));
+    for (nth, matches) in writes.into_iter().chain(syncs) {
         let place = Place::new();
         let faults = Arc::new(Faults::default());
         let mut table = open(&place.index(), observed(&faults)).expect("opens");
         fill(&mut table, (0..3_000).map(put)).expect("writes");
-        fail(&faults, NO_SPACE, nth, is_table_write);
+        fail(&faults, NO_SPACE, nth, matches);
         let mut acknowledged = 3_000;
         let error = loop {
             match table.write(&[put(acknowledged)]) {

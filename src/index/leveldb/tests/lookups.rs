@@ -77,6 +77,37 @@ fn the_last_write_is_found_after_opening() {
     );
 }
 
+/// The engine asks level 0 in the wrong way whether a new table overlaps it, and puts it below older ones.
+#[test]
+fn a_new_table_is_never_put_below_older_ones() {
+    const TABLES: [&[(&str, &str)]; 5] = [
+        &[("x", "1"), ("y", "1")],
+        &[("x", "2"), ("y", "2")],
+        &[("a", "1"), ("m", "old"), ("z", "1")],
+        &[("b", "1"), ("c", "1")],
+        &[("m", "new"), ("n", "1")],
+    ];
+    fn changes(entries: &[(&str, &str)]) -> Vec<Change> {
+        let change = |(key, value): &(&str, &str)| Change::Put { key: (*key).into(), value: (*value).into() };
+        entries.iter().map(change).collect()
+    }
+    let place = Place::new();
+    for entries in TABLES {
+        let mut table = open_small(&place);
+        table.write(&changes(entries)).expect("writes");
+        close(table);
+    }
+    assert_eq!(get(&mut open_small(&place), b"m"), Some(b"new".to_vec()));
+
+    let mut engine = bare(&place.join("bare"));
+    for entries in TABLES {
+        engine.write(&changes(entries)).expect("writes");
+        // Makes a table of it, and compacts nothing.
+        engine.0.compact_range(&[255; 9], &[255; 9]).expect("flushes");
+    }
+    assert_eq!(get(&mut engine, b"m"), Some(b"old".to_vec()), "the bare engine finds the older one");
+}
+
 /// The engine's iterator ends early when something is written while it is held.
 #[test]
 fn pages_are_complete_while_writes_go_on() {
