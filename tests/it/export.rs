@@ -11,7 +11,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
-use crate::harness::{Cluster, GoCluster, TempDir, Volume, addresses, files_below, repository};
+use crate::harness::{Cluster, GoCluster, TempDir, Volume, addresses, eventually, files_below, repository};
 
 /// `mkv export` with its exit code and everything it said.
 fn export(volumes: &str, words: &[&str]) -> (Option<i32>, String) {
@@ -346,6 +346,44 @@ fn killed_at_any_moment_it_leaves_whole_files_and_goes_on() {
     let said = exported(&sources, &["/", as_text(&out)]);
     assert!(said.contains("0 blobs were written") && said.contains("40 were there already"), "{said}");
     assert!(cut_off > 0, "no run was cut off in the middle");
+}
+
+/// The others have what it had.
+#[test]
+fn a_volume_that_dies_or_hangs_in_the_middle_is_made_up_for() {
+    let mut cluster = Cluster::start();
+    let body = |number: u8| vec![number; 1 << 20];
+    (0..6).for_each(|number| cluster.master.put(&format!("/d/{number}"), &body(number)));
+    cluster.master.kill9();
+    let sources = addresses(&cluster.volumes);
+    for round in 0..3 {
+        let dir = TempDir::new();
+        let out = dir.join("out");
+        let mut job = command(&[], &sources, &["-q", "/", as_text(&out)]);
+        let mut job =
+            job.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program can be run");
+        eventually("it has begun", || out.is_dir());
+        std::thread::sleep(Duration::from_millis(30 * round));
+        let volume = &mut cluster.volumes[round as usize % 3];
+        if round % 2 == 0 {
+            volume.kill9();
+        } else {
+            volume.pause();
+        }
+        job.wait().expect("it is our child");
+        if round % 2 == 0 {
+            volume.start_again();
+        } else {
+            volume.resume();
+        }
+        for number in 0..6 {
+            assert!(
+                fs::read(out.join(format!("d/{number}"))).unwrap() == body(number),
+                "{number} is not whole"
+            );
+        }
+        exported(&sources, &["/", as_text(&out)]);
+    }
 }
 
 #[test]

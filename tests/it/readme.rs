@@ -28,14 +28,17 @@ fn the_first_command_starts_a_cluster_and_its_curl_lines_work() {
     let copied = std::fs::read(dir.join("copy")).expect("the README fetches it");
     assert_eq!(copied, vec![7; 2 << 20]);
     assert!(dir.join("data/volume1").is_dir(), "everything is below ./data");
-    let script = block("admin").replace("127.0.0.1:3900", &format!("127.0.0.1:{}", ports[0].port() + 900));
+    let on_these_ports = |mut script: String| {
+        for (number, port) in ports.iter().enumerate() {
+            let port = format!("localhost:{}", port.port());
+            script = script.replace(&format!("localhost:{}", 3000 + number), &port);
+        }
+        script.replace("127.0.0.1:3900", &format!("127.0.0.1:{}", ports[0].port() + 900))
+    };
+    let script = on_these_ports(block("admin"));
     let program = format!("MKV_BIN={} {}/mkv", env!("CARGO_BIN_EXE_mkv"), repository().display());
     check_output("admin", run(&dir, &script.replace("./mkv", &program)), |line| line.to_owned());
-    let mut script = block("people");
-    for (number, port) in ports.iter().enumerate() {
-        script =
-            script.replace(&format!("localhost:{}", 3000 + number), &format!("localhost:{}", port.port()));
-    }
+    let script = on_these_ports(block("people"));
     let program = format!("MKV_SERVER=localhost:{} {program}", ports[0].port());
     run(&dir, &script.replace("./mkv", &program));
     assert_eq!(std::fs::read(dir.join("another")).expect("the README fetches it"), vec![7; 2 << 20]);

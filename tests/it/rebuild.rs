@@ -463,6 +463,39 @@ fn damaged_and_foreign_files_are_told_and_never_taken() {
     assert!(!entry("/noted").contains(&cluster.volumes[2].addr()), "{}", entry("/noted"));
 }
 
+/// However far it had come: what is in use is exchanged only when everything was read.
+#[test]
+fn a_volume_that_dies_or_hangs_in_the_middle_changes_nothing() {
+    let mut cluster = Cluster::of(3, |master| master);
+    (0..300).for_each(|number| cluster.master.put(&format!("/k{number}"), b"x"));
+    assert!(cluster.master.stop().success());
+    let before = lines_of(cluster.master.db());
+    let begun = Instant::now();
+    rebuild(&cluster.master, &["--discard-old"]);
+    let whole = begun.elapsed();
+    let mut ended_early = 0;
+    for round in 1..=6 {
+        let mut job = cluster.master.begin_job(&["rebuild", "-q", "--discard-old"]);
+        std::thread::sleep(whole * round / 8);
+        let volume = &mut cluster.volumes[round as usize % 3];
+        if round == 3 {
+            volume.pause();
+        } else {
+            volume.kill9();
+        }
+        ended_early += u32::from(!job.wait().expect("it is our child").success());
+        if round == 3 {
+            volume.resume();
+        } else {
+            volume.start_again();
+        }
+        same(&before, &lines_of(cluster.master.db()));
+    }
+    assert!(ended_early > 0, "no round met it in the middle");
+    rebuild(&cluster.master, &[]);
+    same(&before, &lines_of(cluster.master.db()));
+}
+
 /// As they come about when a cluster was started with other numbers of subvolumes over the years.
 #[test]
 fn files_in_every_layout_are_found_where_they_lie() {
