@@ -36,7 +36,8 @@ fn read_all(table: &mut impl Table, progress: &Progress) -> Result<(), TableErro
                 }
             }
         }
-        progress.add_keys(entries.len() as u64);
+        // The index's own entries are none.
+        progress.add_keys(entries.iter().filter(|(key, _)| key.starts_with(b"/")).count() as u64);
         match entries.into_iter().next_back() {
             Some((key, _)) => from = Bound::Excluded(key),
             None => return Ok(()),
