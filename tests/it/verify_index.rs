@@ -50,8 +50,7 @@ fn a_flipped_bit_is_found_and_no_index_is_none() {
 }
 
 fn write(master: &Master, changes: Vec<Change>) {
-    let dir = master.db().to_owned();
-    let mut table = leveldb::open(&dir, leveldb::Options::default()).expect("nobody has it open");
+    let mut table = leveldb::open(master.db(), leveldb::Options::default()).expect("nobody has it open");
     table.write(&changes).expect("it can be written");
     Box::new(table).close().expect("it can be closed");
 }

@@ -39,8 +39,7 @@ pub fn are_exactly_those_of_the_index(cluster: &mut Cluster) {
 }
 
 fn entries(db: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let db = db.to_owned();
-    let mut table = leveldb::open(&db, leveldb::Options::default()).expect("it was closed cleanly");
+    let mut table = leveldb::open(db, leveldb::Options::default()).expect("it was closed cleanly");
     let entries = table.page(Bound::Unbounded, 10_000).expect("it can be read");
     Box::new(table).close().expect("nothing was written");
     entries

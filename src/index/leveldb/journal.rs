@@ -128,7 +128,7 @@ fn masked_crc_of(checksum: u32) -> u32 {
 
 /// `record` as it is appended to a journal that has `at` bytes.
 pub(super) fn encode(record: &[u8], at: usize) -> Vec<u8> {
-    let mut bytes = vec![0; skip_padding(at) - at];
+    let mut bytes = Vec::new();
     let (mut rest, mut is_begun) = (record, false);
     loop {
         let here = at + bytes.len();
