@@ -581,6 +581,21 @@ fn credentials_from_a_file_are_in_no_list_of_processes_and_no_output() {
         assert!(status.success(), "{job}: {words}");
         said += &words;
     }
+    let two = Master::builder(&addresses(&volumes)).flag("userpass-file", userpass.to_string_lossy());
+    let two = two.flag("replicas", "2").db(master.db()).build();
+    let (out, leaving) = (dir.join("out"), volumes[0].addr());
+    let out = out.to_string_lossy();
+    for job in [
+        &["export", "/", &*out][..],
+        &["drain", &leaving],
+        &["volume-mode", &leaving, "down"],
+        &["forget", &leaving],
+    ] {
+        let (status, words) = two.job(job);
+        assert!(status.success(), "{job:?}: {words}");
+        said += &words;
+    }
+    assert_eq!(std::fs::read_dir(&*out).expect("it was made").count(), 20);
     // Also where something goes wrong.
     std::fs::write(&userpass, "me:wr0ng\n").expect("our directory is writable");
     let (status, words) = master.job(&["rebuild"]);
