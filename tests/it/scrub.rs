@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use minikeyvalue::index::leveldb;
@@ -428,6 +429,27 @@ fn replicas_in_another_order_are_told_and_cost_a_rebalance_no_transfer() {
     assert_eq!(entries_of(cluster.master.db()), right);
     let (found, _) = findings(&cluster.master, &["scrub"]);
     assert!(found.is_empty(), "{found:?}");
+}
+
+#[test]
+fn a_terminal_is_shown_a_bar_with_rate_and_time_left() {
+    let mut cluster = Cluster::start();
+    (0..30).for_each(|number| cluster.master.put(&format!("/k{number}"), b"content"));
+    assert!(cluster.master.stop().success());
+    let (program, db) = (env!("CARGO_BIN_EXE_mkv"), cluster.master.db().display());
+    let volumes = addresses(&cluster.volumes);
+    let output = Command::new("script")
+        .args(["--quiet", "--return", "--command"])
+        .arg(format!("stty cols 200; exec '{program}' --db '{db}' --volumes {volumes} scrub --rate 10"))
+        .arg("/dev/null")
+        .stdin(Stdio::null())
+        .output()
+        .expect("util-linux is there");
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{shown}");
+    for part in ["█", "/30 ", " B/s", " left"] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
 }
 
 /// A record with its replicas backwards.
