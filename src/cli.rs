@@ -14,7 +14,7 @@ use crate::settings::Settings;
 use crate::store::Check;
 pub use commands::{
     AdminArguments, Command, CompletedShell, DrainArguments, ExportArguments, ForgetArguments, GetArguments,
-    JobArguments, JobsArguments, JobsCommand, LsArguments, PutArguments, RebalanceArguments,
+    JobArguments, JobsArguments, JobsCommand, LsArguments, PaceArguments, PutArguments, RebalanceArguments,
     RebuildArguments, RepairArguments, ScrubArguments, ServerArguments, UndrainArguments,
     VolumeModeArguments,
 };

@@ -4,6 +4,7 @@ use crate::api::ApiOptions;
 use crate::cli::{Arguments, Sync};
 use crate::logs::Verbosity;
 use crate::model::{KeyError, Placer, Volume};
+use crate::rate_source::RateFileError;
 use crate::settings::Settings;
 use crate::store::{BodyLimits, StoreOptions};
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,6 +63,9 @@ pub enum ConfigError {
     /// No volume at all, where there is no number of replicas to miss.
     #[error("--volumes is missing: say which, as --volumes host:3001,host:3002")]
     NoVolumes,
+    /// A file that tells no rate.
+    #[error(transparent)]
+    RateFile(#[from] RateFileError),
     /// Not the beginning of a key.
     #[error("KEY-PREFIX: {0}")]
     Prefix(#[from] KeyError),

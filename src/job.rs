@@ -2,7 +2,7 @@
 //! on a terminal, a line every few seconds elsewhere. What is left to be done in the end is listed, and the exit code tells.
 
 use crate::cli::{
-    AdminArguments, Arguments, DrainArguments, ExportArguments, ForgetArguments, JobArguments,
+    AdminArguments, Arguments, DrainArguments, ExportArguments, ForgetArguments, JobArguments, PaceArguments,
     RebalanceArguments, RebuildArguments, RepairArguments, ScrubArguments,
 };
 use crate::config::{Config, ConfigError};
@@ -11,24 +11,29 @@ use crate::maintenance::export::{self, ExportError, ExportRequest, Exported};
 use crate::maintenance::rebalance::{self, Rebalanced};
 use crate::maintenance::rebuild::{self, RebuildError, RebuildRequest};
 use crate::maintenance::scrub::{self, Origin, RepairRequest, ScrubRequest};
-use crate::maintenance::{
-    Control, Effort, Finding, MaintenanceError, OfflineRequest, Pace, Progress, Rate, Task,
-};
+use crate::maintenance::{Control, Effort, Finding, MaintenanceError, OfflineRequest, Pace, Progress, Task};
 use crate::maintenance::{drain, forget, verify};
 use crate::model::{Key, Volume, VolumeMode};
+use crate::rate_source::RateSource;
 use crate::remote::{Remote, RemoteError};
 use crate::shown::Shown;
 use crate::store::Depth;
 use crate::text::json_line;
 use crate::volume::Timeouts;
 use serde_json::{Value, json};
+use signal_hook::consts::TERM_SIGNALS;
+use signal_hook::flag;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use thiserror::Error;
 
 /// Between two looks at a job.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// As every failure.
+const EXIT_CUT_OFF: i32 = 1;
 
 /// Where a server that was started by `mkv up` has its admin port.
 const DEFAULT_ADMIN: ([u8; 4], u16) = ([127, 0, 0, 1], 3900);
@@ -57,6 +62,9 @@ pub enum JobError {
     /// The index can't be read.
     #[error("verify-index: {0}")]
     Verify(#[from] TableError),
+    /// The system refuses to tell of signals.
+    #[error("signals: {0}")]
+    Signals(#[from] std::io::Error),
     /// It went to its end, and something is left; all of it was listed.
     #[error("{0} problems are left, see above")]
     Left(u64),
@@ -85,9 +93,9 @@ pub fn rebuild(arguments: &Arguments, flags: &RebuildArguments) -> Result<(), Jo
         timeouts: Timeouts::for_jobs(config.voltimeout),
         userpass: config.userpass,
     };
-    let progress = progress(&flags.job);
-    let stop = AtomicBool::new(false);
-    let rebuilt = shown("rebuild", &progress, flags.job.quiet, || rebuild::run(&request, &progress, &stop))?;
+    let mut job = Job::new("rebuild", &flags.job, &flags.pace)?;
+    stop_on_signals(&job.control)?;
+    let rebuilt = job.shown(|control| rebuild::run(&request, control))?;
     match rebuilt.old {
         Some(old) if flags.job.json => {
             println!("{}", json_line(&json!({ "old_index": old.to_string_lossy() })))
@@ -95,7 +103,7 @@ pub fn rebuild(arguments: &Arguments, flags: &RebuildArguments) -> Result<(), Jo
         Some(old) if !flags.job.quiet => println!("the old index is kept as {}", old.display()),
         _ => {}
     }
-    end(&progress)
+    job.end()
 }
 
 /// Runs `mkv export`.
@@ -110,8 +118,9 @@ pub fn export(arguments: &Arguments, flags: &ExportArguments) -> Result<(), JobE
         timeouts: Timeouts::for_jobs(arguments.voltimeout),
         userpass: Config::userpass(arguments)?,
     };
-    let progress = progress(&flags.job);
-    let exported = shown("export", &progress, flags.job.quiet, || export::run(&request, &progress))?;
+    let mut job = Job::new("export", &flags.job, &flags.pace)?;
+    stop_on_signals(&job.control)?;
+    let exported = job.shown(|control| export::run(&request, control))?;
     let Exported { written, present, left_out } = exported;
     if flags.job.json {
         let json = json!({ "written": written, "present": present, "left_out": left_out });
@@ -122,7 +131,7 @@ pub fn export(arguments: &Arguments, flags: &ExportArguments) -> Result<(), JobE
             println!("{left_out} unlinked keys were left out; --unlinked exports them too");
         }
     }
-    end(&progress)
+    job.end()
 }
 
 /// Runs `mkv rebalance`.
@@ -130,31 +139,31 @@ pub fn rebalance(arguments: &Arguments, flags: &RebalanceArguments) -> Result<()
     if let Some(remote) = remote(arguments)? {
         return match flags.dry_run {
             true => Err(JobError::NotOnline),
-            false => Ok(remote.run(&Task::Rebalance, flags.rate, &flags.job)?),
+            false => Ok(remote.run(&Task::Rebalance, rate_source(&flags.pace)?, &flags.job)?),
         };
     }
     let request = offline(Config::new(arguments)?);
-    let control = control(flags.rate, &flags.job);
+    let mut job = Job::new("rebalance", &flags.job, &flags.pace)?;
     if flags.dry_run {
-        let preview = || rebalance::preview(&request, &control);
-        let rebalanced = shown("rebalance", &control.progress, flags.job.quiet, preview);
-        print_transfers(&rebalanced.map_err(|err| JobError::Cluster("rebalance", err))?, &flags.job);
-        return end(&control.progress);
+        print_transfers(&job.done(|control| rebalance::preview(&request, control))?, &flags.job);
+    } else {
+        job.done(|control| rebalance::run(&request, control))?;
     }
-    run("rebalance", &control, &flags.job, || rebalance::run(&request, &control))
+    job.end()
 }
 
 /// Runs `mkv scrub`.
 pub fn scrub(arguments: &Arguments, flags: &ScrubArguments) -> Result<(), JobError> {
     if let Some(remote) = remote(arguments)? {
         let task = Task::Scrub { quick: flags.quick, scheduled: false };
-        return Ok(remote.run(&task, flags.rate, &flags.job)?);
+        return Ok(remote.run(&task, rate_source(&flags.pace)?, &flags.job)?);
     }
     let request = offline(Config::new(arguments)?);
-    let control = control(flags.rate, &flags.job);
+    let mut job = Job::new("scrub", &flags.job, &flags.pace)?;
     let depth = if flags.quick { Depth::Sizes } else { Depth::Contents };
     let scrub = ScrubRequest { depth, repair: None, origin: Origin::Asked, effort: Effort::Alone };
-    run("scrub", &control, &flags.job, || scrub::run_offline(&request, scrub, &control))
+    job.done(|control| scrub::run_offline(&request, scrub, control))?;
+    job.end()
 }
 
 /// Runs `mkv repair`.
@@ -162,40 +171,40 @@ pub fn repair(arguments: &Arguments, flags: &RepairArguments) -> Result<(), JobE
     if let Some(remote) = remote(arguments)? {
         let (quick, delete_orphans, force) = (flags.scrub.quick, flags.delete_orphans, flags.force);
         let task = Task::Repair { quick, delete_orphans, force };
-        return Ok(remote.run(&task, flags.scrub.rate, &flags.scrub.job)?);
+        return Ok(remote.run(&task, rate_source(&flags.scrub.pace)?, &flags.scrub.job)?);
     }
     let request = offline(Config::new(arguments)?);
-    let control = control(flags.scrub.rate, &flags.scrub.job);
+    let mut job = Job::new("repair", &flags.scrub.job, &flags.scrub.pace)?;
     let depth = if flags.scrub.quick { Depth::Sizes } else { Depth::Contents };
     // Nobody is reading, so what was moved can go at once.
     let keep_old = Duration::ZERO;
     let repair = RepairRequest { delete_orphans: flags.delete_orphans, force: flags.force, keep_old };
     let scrub = ScrubRequest { depth, repair: Some(repair), origin: Origin::Asked, effort: Effort::Alone };
-    run("repair", &control, &flags.scrub.job, || scrub::run_offline(&request, scrub, &control))
+    job.done(|control| scrub::run_offline(&request, scrub, control))?;
+    job.end()
 }
 
 /// Runs `mkv drain`.
 pub fn drain(arguments: &Arguments, flags: &DrainArguments) -> Result<(), JobError> {
     if let Some(remote) = remote(arguments)? {
         let task = Task::Drain { volume: flags.volume.to_string() };
-        return Ok(remote.run(&task, flags.rate, &flags.job)?);
+        return Ok(remote.run(&task, rate_source(&flags.pace)?, &flags.job)?);
     }
     let request = offline(Config::new(arguments)?);
-    let control = control(flags.rate, &flags.job);
-    run("drain", &control, &flags.job, || drain::run(&request, &flags.volume, &control))
+    let mut job = Job::new("drain", &flags.job, &flags.pace)?;
+    job.done(|control| drain::run(&request, &flags.volume, control))?;
+    job.end()
 }
 
 /// Runs `mkv forget`.
 pub fn forget(arguments: &Arguments, flags: &ForgetArguments) -> Result<(), JobError> {
     if let Some(remote) = remote(arguments)? {
         let task = Task::Forget { volume: flags.volume.to_string() };
-        return Ok(remote.run(&task, None, &flags.job)?);
+        return Ok(remote.run(&task, RateSource::default(), &flags.job)?);
     }
     let request = offline(Config::new(arguments)?);
-    let control = control(None, &flags.job);
-    let work = || forget::run(&request, &flags.volume, &control);
-    let files = shown("forget", &control.progress, flags.job.quiet, work)
-        .map_err(|err| JobError::Cluster("forget", err))?;
+    let mut job = Job::new("forget", &flags.job, &PaceArguments::default())?;
+    let files = job.done(|control| forget::run(&request, &flags.volume, control))?;
     let volume = &flags.volume;
     if flags.job.json {
         println!("{}", json_line(&json!({ "volume": volume.as_str(), "files": files })));
@@ -251,38 +260,12 @@ fn offline(config: Config) -> OfflineRequest {
     }
 }
 
-fn control(rate: Option<Rate>, flags: &JobArguments) -> Control {
-    Control {
-        progress: progress(flags).into(),
-        pace: Pace::new(rate.unwrap_or_default()).into(),
-        ..Control::default()
-    }
-}
-
-/// With `--json`, findings go to stdout, one object a line.
-fn progress(flags: &JobArguments) -> Progress {
-    let print = |finding: &Finding| println!("{}", json_line(finding));
-    if flags.json { Progress::told_to(print) } else { Progress::default() }
-}
-
-/// Shows a job while it runs, and makes what it left the error that it is.
-fn run(
-    name: &'static str,
-    control: &Control,
-    flags: &JobArguments,
-    job: impl FnOnce() -> Result<(), MaintenanceError>,
-) -> Result<(), JobError> {
-    let done = shown(name, &control.progress, flags.quiet, job);
-    done.map_err(|err| JobError::Cluster(name, err))?;
-    end(&control.progress)
-}
-
 /// Runs `mkv verify-index`.
 pub fn verify_index(arguments: &Arguments, flags: &JobArguments) -> Result<(), JobError> {
     let db = Config::db(arguments)?;
-    let progress = progress(flags);
-    shown("verify-index", &progress, flags.quiet, || verify::run(&db, &progress))?;
-    end(&progress)
+    let mut job = Job::new("verify-index", flags, &PaceArguments::default())?;
+    job.shown(|control| verify::run(&db, &control.progress))?;
+    job.end()
 }
 
 fn print_transfers(rebalanced: &Rebalanced, flags: &JobArguments) {
@@ -305,31 +288,71 @@ fn print_transfers(rebalanced: &Rebalanced, flags: &JobArguments) {
     println!("{blobs} blobs, {bytes} bytes would be copied; {} keys need no copy", rebalanced.without_copies);
 }
 
-fn end(progress: &Progress) -> Result<(), JobError> {
-    match progress.problems() {
-        0 => Ok(()),
-        problems => Err(JobError::Left(problems)),
-    }
+fn rate_source(flags: &PaceArguments) -> Result<RateSource, ConfigError> {
+    RateSource::new(flags).map_err(ConfigError::from)
 }
 
-/// Runs `work` in this thread while another shows `progress`.
-fn shown<T>(name: &str, progress: &Progress, quiet: bool, work: impl FnOnce() -> T) -> T {
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        if !quiet {
-            scope.spawn(|| show(name, progress, &over));
+/// A first Ctrl-C or SIGTERM ends the job, a second one the program.
+fn stop_on_signals(control: &Control) -> Result<(), JobError> {
+    for signal in TERM_SIGNALS {
+        flag::register_conditional_shutdown(*signal, EXIT_CUT_OFF, Arc::clone(&control.stop))?;
+        flag::register(*signal, Arc::clone(&control.stop))?;
+    }
+    Ok(())
+}
+
+/// A job of this process, with what shows and paces it.
+struct Job {
+    name: &'static str,
+    quiet: bool,
+    control: Control,
+    rate_source: RateSource,
+}
+
+impl Job {
+    fn new(name: &'static str, flags: &JobArguments, pace: &PaceArguments) -> Result<Job, ConfigError> {
+        let rate_source = rate_source(pace)?;
+        // With `--json`, findings go to stdout, one object a line.
+        let print = |finding: &Finding| println!("{}", json_line(finding));
+        let progress = if flags.json { Progress::told_to(print) } else { Progress::default() };
+        let pace = Pace::new(rate_source.rate().unwrap_or_default());
+        let control = Control { progress: progress.into(), pace: pace.into(), ..Control::default() };
+        Ok(Job { name, quiet: flags.quiet, control, rate_source })
+    }
+
+    /// Runs `work` on a stopped server's index.
+    fn done<T>(&mut self, work: impl FnOnce(&Control) -> Result<T, MaintenanceError>) -> Result<T, JobError> {
+        let name = self.name;
+        self.shown(work).map_err(|err| JobError::Cluster(name, err))
+    }
+
+    /// Runs `work` in this thread while another shows how far it is and follows the file with its rate.
+    fn shown<T>(&mut self, work: impl FnOnce(&Control) -> T) -> T {
+        let over = AtomicBool::new(false);
+        let (control, rate_source) = (&self.control, &mut self.rate_source);
+        let mut shown = Shown::new(self.name, self.quiet);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    std::thread::sleep(LOOK_EVERY);
+                    shown.look(&control.progress.status());
+                    if let Some(rate) = rate_source.changed() {
+                        control.pace.set(rate);
+                    }
+                }
+                shown.end(&control.progress.status());
+            });
+            let done = work(control);
+            over.store(true, Ordering::Relaxed);
+            done
+        })
+    }
+
+    /// What is left makes an error.
+    fn end(&self) -> Result<(), JobError> {
+        match self.control.progress.problems() {
+            0 => Ok(()),
+            problems => Err(JobError::Left(problems)),
         }
-        let done = work();
-        over.store(true, Ordering::Relaxed);
-        done
-    })
-}
-
-fn show(name: &str, progress: &Progress, over: &AtomicBool) {
-    let mut shown = Shown::new(name, false);
-    while !over.load(Ordering::Relaxed) {
-        std::thread::sleep(LOOK_EVERY);
-        shown.look(&progress.status());
     }
-    shown.end(&progress.status());
 }

@@ -2,7 +2,7 @@
 //! the volume server on every machine.
 //!
 //! Dependencies point one way, and a test keeps it so:
-//! `main → check, cli, client, config, job, remote, server, up → api → maintenance → store → index, volume → model`, and
+//! `main → check, cli, client, config, job, rate_source, remote, server, up → api → maintenance → store → index, volume → model`, and
 //! `metrics` below `api`.
 //!
 //! - [`model`]: keys, paths, placement, records; pure.
@@ -13,7 +13,7 @@
 //! - [`api`]: requests and status codes.
 //! - [`metrics`]: what `/metrics` tells.
 //! - [`client`]: put and get for people; [`check`]: volumes tried out.
-//! - [`server`], [`up`], [`job`], [`remote`]: putting it together; [`shown`]: how far a job or a transfer is; [`text`]: what no terminal obeys; [`config`], [`cli`] and [`settings`]: what was asked for; [`logs`].
+//! - [`server`], [`up`], [`job`], [`remote`]: putting it together; [`rate_source`]: how fast; [`shown`]: how far a job or a transfer is; [`text`]: what no terminal obeys; [`config`], [`cli`] and [`settings`]: what was asked for; [`logs`].
 
 pub mod api;
 pub mod check;
@@ -26,6 +26,7 @@ pub mod logs;
 pub mod maintenance;
 pub mod metrics;
 pub mod model;
+pub mod rate_source;
 pub mod remote;
 pub mod server;
 pub mod settings;

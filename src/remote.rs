@@ -2,6 +2,7 @@
 
 use crate::cli::{AdminArguments, JobArguments, JobsArguments, JobsCommand, LsArguments};
 use crate::maintenance::{Job, JobState, Rate, Task};
+use crate::rate_source::RateSource;
 use crate::shown::{Shown, line};
 use crate::text::{json_line, json_page, printable};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -72,12 +73,17 @@ impl Remote {
     }
 
     /// Has the server do a job, shows how far it is, and waits for its end. Ending this program doesn't end the job.
-    pub fn run(&self, task: &Task, rate: Option<Rate>, flags: &JobArguments) -> Result<(), RemoteError> {
+    pub fn run(
+        &self,
+        task: &Task,
+        mut rate_source: RateSource,
+        flags: &JobArguments,
+    ) -> Result<(), RemoteError> {
         let mut body = serde_json::to_value(task).expect("a task is plain data");
         let name = body["job"].take().as_str().expect("a task has a name").to_owned();
         let options = body.as_object_mut().expect("a task is an object");
         options.retain(|option, value| option != "job" && option != "scheduled" && *value != json!(false));
-        if let Some(rate) = rate {
+        if let Some(rate) = rate_source.rate() {
             options.insert("rate".into(), rate.to_string().into());
         }
         let mut job: Job = self.call(Method::POST, &format!("/api/jobs/{name}"), Some(&body))?;
@@ -86,6 +92,9 @@ impl Remote {
             std::thread::sleep(LOOK_EVERY);
             job = self.call(Method::GET, &format!("/api/jobs/{}", job.id), None)?;
             shown.look(&job.status);
+            if let Some(rate) = rate_source.changed() {
+                self.set_rate(job.id, rate)?;
+            }
         }
         shown.end(&job.status);
         for finding in &job.status.findings {
@@ -116,17 +125,14 @@ impl Remote {
 
     /// Lists jobs, or acts on one.
     pub fn jobs(&self, JobsArguments { flags, command }: &JobsArguments) -> Result<(), RemoteError> {
-        let jobs = match command {
-            None => self.call(Method::GET, "/api/jobs", None)?,
-            Some(JobsCommand::Stop { id }) => {
-                vec![self.call::<Value>(Method::DELETE, &format!("/api/jobs/{id}"), None)?]
+        let (jobs, own_flags) = match command {
+            None => (self.call(Method::GET, "/api/jobs", None)?, flags),
+            Some(JobsCommand::Stop { flags, id }) => {
+                (vec![self.call::<Value>(Method::DELETE, &format!("/api/jobs/{id}"), None)?], flags)
             }
-            Some(JobsCommand::Rate { id, rate }) => {
-                let body = json!({ "rate": rate.to_string() });
-                vec![self.call::<Value>(Method::PATCH, &format!("/api/jobs/{id}"), Some(&body))?]
-            }
+            Some(JobsCommand::Rate { flags, id, rate }) => (vec![self.set_rate(*id, *rate)?], flags),
         };
-        if flags.json {
+        if flags.json || own_flags.json {
             println!("{}", json_page(&Value::from(jobs)));
             return Ok(());
         }
@@ -140,6 +146,10 @@ impl Remote {
             }
         }
         Ok(())
+    }
+
+    fn set_rate(&self, id: u64, rate: Rate) -> Result<Value, RemoteError> {
+        self.call(Method::PATCH, &format!("/api/jobs/{id}"), Some(&json!({ "rate": rate.to_string() })))
     }
 
     /// The whole on one page.

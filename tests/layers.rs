@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with the modules of this crate that it may name.
-const MAY_USE: [(&str, &[&str]); 19] = [
+const MAY_USE: [(&str, &[&str]); 20] = [
     ("model", &[]),
     ("metrics", &[]),
     ("index", &["model"]),
@@ -16,14 +16,27 @@ const MAY_USE: [(&str, &[&str]); 19] = [
     ("logs", &["text"]),
     ("settings", &[]),
     ("cli", &["logs", "settings", "maintenance", "store", "model"]),
-    ("config", &["logs", "settings", "cli", "api", "store", "model"]),
+    ("rate_source", &["cli", "maintenance"]),
+    ("config", &["logs", "settings", "cli", "rate_source", "api", "store", "model"]),
     ("shown", &["text", "maintenance"]),
     ("client", &["cli", "config", "shown", "text", "model"]),
     ("check", &["cli", "config", "text", "volume", "model"]),
-    ("remote", &["cli", "shown", "text", "maintenance"]),
+    ("remote", &["cli", "rate_source", "shown", "text", "maintenance"]),
     (
         "job",
-        &["remote", "shown", "text", "cli", "config", "maintenance", "store", "index", "volume", "model"],
+        &[
+            "remote",
+            "rate_source",
+            "shown",
+            "text",
+            "cli",
+            "config",
+            "maintenance",
+            "store",
+            "index",
+            "volume",
+            "model",
+        ],
     ),
     (
         "server",

@@ -72,6 +72,18 @@ pub struct JobArguments {
     pub json: bool,
 }
 
+/// How fast a job may go.
+#[derive(Debug, Clone, Default, PartialEq, StructOpt)]
+pub struct PaceArguments {
+    /// Go no faster than this: 100 (blobs per second), 50MB (per second), or both as 100,50MB
+    #[structopt(long, value_name = "RATE")]
+    pub rate: Option<Rate>,
+
+    /// A file with such a rate in its first line; the job follows what is written there while it runs
+    #[structopt(long, value_name = "FILE", conflicts_with = "rate", parse(from_os_str))]
+    pub rate_file: Option<PathBuf>,
+}
+
 /// How a running server's answer is shown.
 #[derive(Debug, Clone, PartialEq, Eq, StructOpt)]
 pub struct AdminArguments {
@@ -193,12 +205,20 @@ pub struct JobsArguments {
 pub enum JobsCommand {
     /// Have it end when what it has begun is done
     Stop {
+        /// For the answer.
+        #[structopt(flatten)]
+        flags: AdminArguments,
+
         /// Its number
         #[structopt(name = "ID")]
         id: u64,
     },
     /// Have it go on at another rate
     Rate {
+        /// For the answer.
+        #[structopt(flatten)]
+        flags: AdminArguments,
+
         /// Its number
         #[structopt(name = "ID")]
         id: u64,
@@ -220,9 +240,9 @@ pub struct DrainArguments {
     #[structopt(name = "VOLUME")]
     pub volume: Volume,
 
-    /// Copy no faster than this: 100 (blobs per second), 50MB (per second), or both as 100,50MB
-    #[structopt(long, value_name = "RATE")]
-    pub rate: Option<Rate>,
+    /// For jobs that read or move blobs.
+    #[structopt(flatten)]
+    pub pace: PaceArguments,
 }
 
 /// What to forget.
@@ -276,9 +296,9 @@ pub struct RebalanceArguments {
     #[structopt(long)]
     pub dry_run: bool,
 
-    /// Copy no faster than this: 100 (blobs per second), 50MB (per second), or both as 100,50MB
-    #[structopt(long, value_name = "RATE")]
-    pub rate: Option<Rate>,
+    /// For jobs that read or move blobs.
+    #[structopt(flatten)]
+    pub pace: PaceArguments,
 }
 
 /// How to scrub.
@@ -292,9 +312,9 @@ pub struct ScrubArguments {
     #[structopt(long)]
     pub quick: bool,
 
-    /// Read no faster than this: 100 (keys per second), 50MB (per second), or both as 100,50MB
-    #[structopt(long, value_name = "RATE")]
-    pub rate: Option<Rate>,
+    /// For jobs that read or move blobs.
+    #[structopt(flatten)]
+    pub pace: PaceArguments,
 }
 
 /// How to repair.
@@ -314,11 +334,15 @@ pub struct RepairArguments {
 }
 
 /// How to rebuild.
-#[derive(Debug, Clone, PartialEq, Eq, StructOpt)]
+#[derive(Debug, Clone, PartialEq, StructOpt)]
 pub struct RebuildArguments {
     /// For all jobs.
     #[structopt(flatten)]
     pub job: JobArguments,
+
+    /// For jobs that read or move blobs.
+    #[structopt(flatten)]
+    pub pace: PaceArguments,
 
     /// Remove the old index instead of keeping it as DIR.old-TIME
     #[structopt(long)]
@@ -334,11 +358,15 @@ pub struct RebuildArguments {
 }
 
 /// What to export.
-#[derive(Debug, Clone, PartialEq, Eq, StructOpt)]
+#[derive(Debug, Clone, PartialEq, StructOpt)]
 pub struct ExportArguments {
     /// For all jobs.
     #[structopt(flatten)]
     pub job: JobArguments,
+
+    /// For jobs that read or move blobs.
+    #[structopt(flatten)]
+    pub pace: PaceArguments,
 
     /// The beginning of the keys that are wanted, percent-encoded where it has to be; / is all
     #[structopt(name = "KEY-PREFIX")]

@@ -17,6 +17,7 @@ pub mod state;
 mod status;
 mod threads;
 pub mod verify;
+mod walk;
 
 pub use actor::{BeginError, DEFAULT_RATE, Job, JobState, Maintenance, NoSuchJob, Order, Schedule, Task};
 pub use offline::{MaintenanceError, OfflineRequest};

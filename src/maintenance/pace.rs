@@ -14,6 +14,9 @@ pub struct Rate {
     pub bytes: Option<f64>,
 }
 
+/// What bytes are counted in, the largest first.
+const UNITS: [(&str, f64); 4] = [("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0)];
+
 /// Keeps a job to a [`Rate`]. A blob is paid for when its turn comes, so that there are no bursts; its bytes afterwards,
 /// because nobody knows how many they are: so the rate holds over time, and one blob of any size is always possible.
 pub struct Pace(Mutex<Debt>);
@@ -60,7 +63,6 @@ impl Pace {
     pub(super) fn seconds_left(&self, now: Instant) -> Option<f64> {
         let mut debt = self.debt();
         debt.pay_down(now);
-        let seconds = |owed: f64, rate: Option<f64>| rate.map_or(0.0, |rate| owed / rate);
         let left = seconds(debt.blobs, debt.rate.blobs).max(seconds(debt.bytes, debt.rate.bytes));
         if left > 0.0 {
             return Some(left);
@@ -69,9 +71,20 @@ impl Pace {
         None
     }
 
+    /// How many seconds it takes until the bytes that were charged are paid for; 0 if they are.
+    pub(super) fn seconds_in_debt(&self, now: Instant) -> f64 {
+        let mut debt = self.debt();
+        debt.pay_down(now);
+        seconds(debt.bytes, debt.rate.bytes)
+    }
+
     fn debt(&self) -> std::sync::MutexGuard<'_, Debt> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn seconds(owed: f64, rate: Option<f64>) -> f64 {
+    rate.map_or(0.0, |rate| owed / rate)
 }
 
 impl Debt {
@@ -85,12 +98,18 @@ impl Debt {
 }
 
 impl fmt::Display for Rate {
+    /// As [`Rate::from_str`] reads it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.blobs, self.bytes) {
+        let bytes = self.bytes.map(|bytes| {
+            let is_whole = |(_, size): &&(&str, f64)| bytes >= *size && (bytes / size).fract() == 0.0;
+            let (unit, size) = UNITS.iter().find(is_whole).unwrap_or(&("B", 1.0));
+            format!("{}{unit}", bytes / size)
+        });
+        match (self.blobs, bytes) {
             (None, None) => f.write_str("unlimited"),
             (Some(blobs), None) => write!(f, "{blobs}"),
-            (None, Some(bytes)) => write!(f, "{bytes}B"),
-            (Some(blobs), Some(bytes)) => write!(f, "{blobs},{bytes}B"),
+            (None, Some(bytes)) => f.write_str(&bytes),
+            (Some(blobs), Some(bytes)) => write!(f, "{blobs},{bytes}"),
         }
     }
 }
@@ -114,11 +133,11 @@ impl FromStr for Rate {
             let number: f64 = digits.parse().map_err(|_| fault())?;
             let (limit, unit) = match &part[digits.len()..] {
                 "" => (&mut rate.blobs, 1.0),
-                "B" => (&mut rate.bytes, 1.0),
-                "kB" | "KB" => (&mut rate.bytes, 1e3),
-                "MB" => (&mut rate.bytes, 1e6),
-                "GB" => (&mut rate.bytes, 1e9),
-                _ => return Err(fault()),
+                "KB" => (&mut rate.bytes, 1e3),
+                unit => {
+                    let known = UNITS.iter().find(|(name, _)| *name == unit);
+                    (&mut rate.bytes, known.ok_or_else(fault)?.1)
+                }
             };
             if !number.is_finite() || number <= 0.0 || limit.replace(number * unit).is_some() {
                 return Err(fault());
@@ -139,7 +158,7 @@ mod tests {
         assert_eq!("100".parse(), rate(Some(100.0), None));
         assert_eq!("1.5MB".parse(), rate(None, Some(1.5e6)));
         assert_eq!("20,2GB".parse(), rate(Some(20.0), Some(2e9)));
-        for text in ["unlimited", "0.5", "7B", "20,2000B"] {
+        for text in ["unlimited", "0.5", "7B", "20,2kB", "50,100MB", "1500MB", "2GB", "1234567B", "0.5B"] {
             assert_eq!(text.parse::<Rate>().map(|rate| rate.to_string()), Ok(text.to_owned()));
         }
         for text in ["", "0", "-1", "fast", "1TBB", "1,2", "1MB,", "inf", "NaN"] {

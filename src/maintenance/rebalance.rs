@@ -201,8 +201,7 @@ impl Moves {
                 Moved::default()
             }
         };
-        control.pace.charge(moved.bytes);
-        control.progress.add_bytes(moved.bytes);
+        control.add_bytes(moved.bytes);
         if moved.waits {
             let reasons: Vec<String> = moved.left.iter().map(ToString::to_string).collect();
             self.try_again(key, reasons.join("; "));

@@ -268,6 +268,24 @@ impl Control {
         false
     }
 
+    /// `count` more bytes of blobs were read or moved.
+    pub(super) fn add_bytes(&self, count: u64) {
+        self.progress.add_bytes(count);
+        self.pace.charge(count);
+    }
+
+    /// As [`Control::add_bytes`], for a part of a blob: waits until more may be read, so that one large blob goes at the
+    /// rate too. No longer when the job is to end.
+    pub(super) async fn pay_for(&self, count: u64) {
+        self.add_bytes(count);
+        while !self.is_stopped() {
+            match self.pace.seconds_in_debt(Instant::now()) {
+                left if left > 0.0 => sleep(LOOK_EVERY.min(Duration::from_secs_f64(left))).await,
+                _ => return,
+            }
+        }
+    }
+
     /// Whether it is to end.
     pub fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)

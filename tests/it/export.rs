@@ -11,7 +11,9 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
-use crate::harness::{Cluster, GoCluster, TempDir, Volume, addresses, eventually, files_below, repository};
+use crate::harness::{
+    Cluster, GoCluster, TempDir, Volume, addresses, eventually, files_below, repository, wait_for,
+};
 
 /// `mkv export` with its exit code and everything it said.
 fn export(volumes: &str, words: &[&str]) -> (Option<i32>, String) {
@@ -348,42 +350,87 @@ fn killed_at_any_moment_it_leaves_whole_files_and_goes_on() {
     assert!(cut_off > 0, "no run was cut off in the middle");
 }
 
-/// The others have what it had.
+/// The others have what it had. One that hangs is asked for a while, and then no more: it would cost every blob that while.
 #[test]
 fn a_volume_that_dies_or_hangs_in_the_middle_is_made_up_for() {
     let mut cluster = Cluster::start();
-    let body = |number: u8| vec![number; 1 << 20];
-    (0..6).for_each(|number| cluster.master.put(&format!("/d/{number}"), &body(number)));
+    let body = |number: usize| vec![number as u8; 100_000];
+    (0..60).for_each(|number| cluster.master.put(&format!("/d/{number}"), &body(number)));
     cluster.master.kill9();
     let sources = addresses(&cluster.volumes);
-    for round in 0..3 {
+    for hangs in [false, true] {
         let dir = TempDir::new();
-        let out = dir.join("out");
-        let mut job = command(&[], &sources, &["-q", "/", as_text(&out)]);
-        let mut job =
-            job.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program can be run");
-        eventually("it has begun", || out.is_dir());
-        std::thread::sleep(Duration::from_millis(30 * round));
-        let volume = &mut cluster.volumes[round as usize % 3];
-        if round % 2 == 0 {
-            volume.kill9();
-        } else {
+        let (out, log) = (dir.join("out"), dir.join("log"));
+        let mut job = Command::new(env!("CARGO_BIN_EXE_mkv"));
+        job.args([
+            "-voltimeout",
+            "100ms",
+            "-volumes",
+            &sources,
+            "export",
+            "--rate",
+            "100",
+            "/",
+            as_text(&out),
+        ]);
+        job.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
+        let mut job = job.spawn().expect("the program can be run");
+        let copied = || fs::read_dir(out.join("d")).map_or(0, Iterator::count);
+        eventually("it has begun", || copied() > 0);
+        let volume = &mut cluster.volumes[usize::from(hangs)];
+        if hangs {
             volume.pause();
-        }
-        job.wait().expect("it is our child");
-        if round % 2 == 0 {
-            volume.start_again();
         } else {
+            volume.kill9();
+        }
+        assert!(copied() < 60, "it is not in the middle");
+        let ended = || job.try_wait().expect("it is our child");
+        wait_for("the export ends", ended);
+        if hangs {
             volume.resume();
+        } else {
+            volume.start_again();
         }
-        for number in 0..6 {
-            assert!(
-                fs::read(out.join(format!("d/{number}"))).unwrap() == body(number),
-                "{number} is not whole"
-            );
+        let said = fs::read_to_string(&log).unwrap();
+        for number in 0..60 {
+            let copy = fs::read(out.join(format!("d/{number}")));
+            assert!(copy.is_ok_and(|copy| copy == body(number)), "{number} is not whole: {said}");
         }
+        assert!(said.contains("is not asked any more"), "{said}");
         exported(&sources, &["/", as_text(&out)]);
     }
+}
+
+/// What it missed while it was away is known from the others, whenever it comes.
+#[test]
+fn a_volume_that_comes_back_in_the_middle_with_old_files_changes_no_blob() {
+    let mut cluster = Cluster::of(4, |master| master);
+    let keys = |kind: &'static str| (0..15).map(move |number| format!("/{kind}/{number}"));
+    for kind in ["same", "replaced", "unlinked", "deleted"] {
+        keys(kind).for_each(|key| cluster.master.put(&key, b"old"));
+    }
+    cluster.volumes[0].kill9();
+    eventually("the volume is known to be down", || cluster.master.log().contains("is down"));
+    keys("replaced").for_each(|key| assert_eq!(cluster.master.call("REPLACE", &key, b"new").status, 204));
+    keys("unlinked").for_each(|key| assert_eq!(cluster.master.call("UNLINK", &key, b"").status, 204));
+    keys("deleted").for_each(|key| assert!(cluster.master.call("DELETE", &key, b"").status >= 204));
+    cluster.master.kill9();
+    let sources = addresses(&cluster.volumes);
+    let dir = TempDir::new();
+    let out = dir.join("out");
+    let mut job = command(&[], &sources, &["--rate", "20", "/", as_text(&out)]);
+    let job = job.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program can be run");
+    eventually("it has begun", || out.join("same").is_dir() || out.join("replaced").is_dir());
+    cluster.volumes[0].start_again();
+    let ended = job.wait_with_output().expect("it is our child");
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    let expected: BTreeMap<Vec<u8>, Vec<u8>> = keys("same")
+        .map(|key| (key.into_bytes(), b"old".to_vec()))
+        .chain(keys("replaced").map(|key| (key.into_bytes(), b"new".to_vec())))
+        .collect();
+    assert_eq!(blobs_in(&out), expected, "{said}");
+    exported(&sources, &["/", as_text(&out)]);
+    assert_eq!(blobs_in(&out), expected);
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod metrics;
 mod mkv_script;
 mod native_api;
 mod operations;
+mod pace;
 mod put_and_get;
 mod readme;
 mod rebalance;

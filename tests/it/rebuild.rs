@@ -496,6 +496,60 @@ fn a_volume_that_dies_or_hangs_in_the_middle_changes_nothing() {
     same(&before, &lines_of(cluster.master.db()));
 }
 
+/// Whether it was to be left out or is only late: what it missed while it was away is known from the others.
+#[test]
+fn a_volume_that_comes_back_in_the_middle_with_old_files_revives_nothing() {
+    for is_left_out in [true, false] {
+        let mut cluster = Cluster::of(4, |master| master);
+        let keys = |kind: &'static str| (0..10).map(move |number| format!("/{kind}/{number}"));
+        for kind in ["same", "replaced", "unlinked", "deleted"] {
+            keys(kind).for_each(|key| cluster.master.put(&key, b"old"));
+        }
+        cluster.volumes[0].kill9();
+        eventually("the volume is known to be down", || cluster.master.log().contains("is down"));
+        keys("replaced").for_each(|key| assert_eq!(cluster.master.call("REPLACE", &key, b"new").status, 204));
+        keys("unlinked").for_each(|key| assert_eq!(cluster.master.call("UNLINK", &key, b"").status, 204));
+        keys("deleted").for_each(|key| assert!(cluster.master.call("DELETE", &key, b"").status >= 204));
+        cluster.master.kill9();
+        lose_index(&cluster.master);
+        let name = cluster.volumes[0].addr();
+        let missing = ["--allow-missing", &name];
+        if !is_left_out {
+            cluster.volumes[0].start_again();
+        }
+        let words = [&["rebuild", "--rate", "20"], &missing[..if is_left_out { 2 } else { 0 }]].concat();
+        let log = cluster.master.own_dir().join("rebuild");
+        let mut job = cluster.master.begin_logged_job(&words, &log);
+        // Forty keys take two seconds.
+        std::thread::sleep(Duration::from_millis(700));
+        if !is_left_out {
+            cluster.volumes[0].kill9();
+        }
+        cluster.volumes[0].start_again();
+        let status = job.wait().expect("it is our child");
+        let said = fs::read_to_string(&log).expect("it was created");
+        assert!(status.success(), "left out: {is_left_out}: {said}");
+        cluster.master.start_again();
+        let check = |cluster: &Cluster| {
+            keys("same")
+                .for_each(|key| assert_eq!(cluster.master.fetch(&key), (200, b"old".to_vec()), "{key}"));
+            keys("replaced")
+                .for_each(|key| assert_eq!(cluster.master.fetch(&key), (200, b"new".to_vec()), "{key}"));
+            keys("unlinked").for_each(|key| assert_eq!(cluster.master.fetch(&key).0, 404, "{key}"));
+            keys("deleted").for_each(|key| assert_eq!(cluster.master.fetch(&key).0, 404, "{key}"));
+            assert_eq!(cluster.master.list("/unlinked/?unlinked").len(), 10);
+            assert_eq!(cluster.master.list("/deleted/?unlinked").len(), 0);
+        };
+        check(&cluster);
+        settle(&mut cluster);
+        // With what the volume had settled by now, the index can be lost once more.
+        lose_index(&cluster.master);
+        rebuild(&cluster.master, &[]);
+        cluster.master.start_again();
+        check(&cluster);
+    }
+}
+
 /// As they come about when a cluster was started with other numbers of subvolumes over the years.
 #[test]
 fn files_in_every_layout_are_found_where_they_lie() {

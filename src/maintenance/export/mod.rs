@@ -8,8 +8,8 @@ mod destination;
 mod name;
 
 use super::rebuild::decide::{Decision, Seen, Sighting, Version, decide};
-use super::rebuild::walk::{Tree, Walker, by_folder};
-use crate::maintenance::Progress;
+use super::walk::{Silent, Tree, Walker, by_folder};
+use crate::maintenance::Control;
 use crate::model::{Key, Md5, Replica, State, Volume, path_of};
 use crate::volume::{ClusterId, Credentials, Health, Timeouts, VolumeClient, VolumeError};
 use actix_rt::task::spawn_blocking;
@@ -21,7 +21,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use thiserror::Error;
 
 /// Folders that one thread works on at the same time: enough that it never waits for one volume.
@@ -59,7 +59,7 @@ pub struct Exported {
     pub left_out: u64,
 }
 
-/// Why there is no more to be done. What could not be copied of a single key is a problem in the [`Progress`].
+/// Why there is no more to be done. What could not be copied of a single key is a problem in the `Progress` of the [`Control`].
 #[derive(Debug, Error)]
 pub enum ExportError {
     /// The directory can't be used.
@@ -90,6 +90,9 @@ pub enum ExportError {
         /// The cluster of the volumes before it.
         ours: String,
     },
+    /// Somebody asked for an end.
+    #[error("stopped; run it again, it goes on where it was")]
+    Stopped,
     /// The disk is full, or read-only.
     #[error("{key}: {reason}; run it again when there is room, it goes on where it was")]
     Disk {
@@ -103,11 +106,11 @@ pub enum ExportError {
 /// What the threads share.
 struct Shared<'a> {
     request: &'a ExportRequest,
-    progress: &'a Progress,
+    control: &'a Control,
     health: Arc<Health>,
+    silent: Arc<Silent>,
     destination: Destination,
     next: AtomicUsize,
-    is_over: AtomicBool,
     written: AtomicU64,
     present: AtomicU64,
     left_out: AtomicU64,
@@ -126,8 +129,8 @@ enum CopyFault {
     Place(PlaceError),
 }
 
-/// Copies the blobs; blocks the calling thread.
-pub fn run(request: &ExportRequest, progress: &Progress) -> Result<Exported, ExportError> {
+/// Copies the blobs; blocks the calling thread. A failure sets the stop of `control`, which ends all threads.
+pub fn run(request: &ExportRequest, control: &Control) -> Result<Exported, ExportError> {
     let dir = request.into.clone();
     let directories =
         request.volumes.iter().filter_map(|volume| Some((volume, volume.root().directory()?.to_owned())));
@@ -141,26 +144,27 @@ pub fn run(request: &ExportRequest, progress: &Progress) -> Result<Exported, Exp
         request.volumes.iter().filter(|volume| volume.root().directory().is_none()).cloned().collect();
     let shared = Shared {
         request,
-        progress,
+        control,
         health: Arc::new(Health::new(&servers)),
+        silent: Arc::default(),
         destination,
         next: AtomicUsize::new(0),
-        is_over: AtomicBool::new(false),
         written: AtomicU64::new(0),
         present: AtomicU64::new(0),
         left_out: AtomicU64::new(0),
     };
-    progress.begin("looking at the volumes", 0);
+    control.progress.begin("looking at the volumes", 0);
     let trees = actix_rt::System::new().block_on(shared.look())?;
     let folders = by_folder(&trees);
-    progress.begin("copying", folders.len() as u64);
+    control.progress.begin("copying", folders.len() as u64);
     std::thread::scope(|scope| {
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
         let work = || actix_rt::System::new().block_on(shared.walk(&folders));
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         let ends: Vec<_> =
             workers.into_iter().map(|worker| worker.join().expect("it does not panic")).collect();
-        ends.into_iter().collect::<Result<(), ExportError>>()
+        let failures = ends.into_iter().filter_map(Result::err);
+        failures.min_by_key(|err| matches!(err, ExportError::Stopped)).map_or(Ok(()), Err)
     })?;
     shared.destination.finish();
     let count = |counter: AtomicU64| counter.into_inner();
@@ -175,7 +179,8 @@ impl Shared<'_> {
     fn walker(&self) -> Walker<'_> {
         let volumes = VolumeClient::new(self.request.timeouts, Arc::clone(&self.health));
         let userpass = Credentials::new(self.request.userpass.as_deref());
-        Walker::to_rescue(&self.request.prefix, volumes.with_credentials(userpass), self.progress)
+        let volumes = volumes.with_credentials(userpass);
+        Walker::to_rescue(&self.request.prefix, volumes, Arc::clone(&self.silent), &self.control.progress)
     }
 
     /// The trees of all volumes, which must be of one cluster as far as they tell.
@@ -195,7 +200,7 @@ impl Shared<'_> {
             }
             match walker.trees(volume).await {
                 Ok(found) => trees.extend(found),
-                Err(err) => self.progress.problem(None, None, err),
+                Err(err) => self.control.progress.problem(None, None, err),
             }
         }
         Ok(trees)
@@ -207,10 +212,10 @@ impl Shared<'_> {
         while let Some((top, trees)) = folders.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             let walked = self.folder(&walker, &format!("/{top}"), trees).await;
             if walked.is_err() {
-                self.is_over.store(true, Ordering::Relaxed);
+                self.control.stop.store(true, Ordering::Relaxed);
             }
             walked?;
-            self.progress.step();
+            self.control.progress.step();
         }
         Ok(())
     }
@@ -218,7 +223,7 @@ impl Shared<'_> {
     async fn folder(&self, walker: &Walker<'_>, top: &str, trees: &[&Replica]) -> Result<(), ExportError> {
         let second = walker.second_level(top, trees).await;
         let second = second.unwrap_or_else(|err| {
-            self.progress.problem(None, None, err);
+            self.control.progress.problem(None, None, err);
             BTreeMap::new()
         });
         let copies = stream::iter(second).map(Ok);
@@ -226,17 +231,20 @@ impl Shared<'_> {
             .try_for_each_concurrent(FOLDERS_AT_ONCE, |(folder, trees)| async move {
                 let mut parts = walker.parts(&folder, trees);
                 loop {
+                    if self.control.is_stopped() {
+                        return Err(ExportError::Stopped);
+                    }
                     let sightings = parts.next().await.unwrap_or_else(|err| {
-                        self.progress.problem(None, None, err);
+                        self.control.progress.problem(None, None, err);
                         None
                     });
                     let Some(sightings) = sightings else { return Ok(()) };
                     for (key, sighting) in sightings {
-                        if self.is_over.load(Ordering::Relaxed) {
-                            return Ok(());
+                        if !self.control.turn().await {
+                            return Err(ExportError::Stopped);
                         }
                         self.key(walker, &key, &sighting).await?;
-                        self.progress.add_keys(1);
+                        self.control.progress.add_keys(1);
                     }
                 }
             })
@@ -248,7 +256,11 @@ impl Shared<'_> {
         let version = match decide(sighting) {
             Decision::Nothing => return Ok(()),
             Decision::Lost => {
-                self.progress.problem(Some(key), None, "no volume that can be read has its blob any more");
+                self.control.progress.problem(
+                    Some(key),
+                    None,
+                    "no volume that can be read has its blob any more",
+                );
                 return Ok(());
             }
             Decision::Blob(version) => version,
@@ -262,7 +274,7 @@ impl Shared<'_> {
                 Err(ExportError::Disk { key: key.clone(), reason: err.to_string() })
             }
             Err(err) => {
-                self.progress.problem(Some(key), None, err);
+                self.control.progress.problem(Some(key), None, err);
                 Ok(())
             }
             Ok(()) => Ok(()),
@@ -298,19 +310,19 @@ impl Shared<'_> {
         if faults.is_empty() {
             faults.push("no replica has the size that is noted for it".to_owned());
         }
-        self.progress.problem(Some(key), None, format_args!("not exported: {}", faults.join("; ")));
+        self.control.progress.problem(Some(key), None, format_args!("not exported: {}", faults.join("; ")));
         Ok(())
     }
 
     /// What there is to say of a key that was copied.
     fn told(&self, key: &Key, version: &Version, faults: &[String]) {
         for fault in faults {
-            self.progress.note(format_args!("{key}: {fault}; another replica was taken"));
+            self.control.progress.note(format_args!("{key}: {fault}; another replica was taken"));
         }
         if version.size.is_none() && version.md5.is_none() && version.contents.len() > 1 {
             let what =
                 "its replicas differ in size and nothing tells which is right; most have the one exported";
-            self.progress.problem(Some(key), None, what);
+            self.control.progress.problem(Some(key), None, what);
         }
     }
 
@@ -370,7 +382,7 @@ impl Shared<'_> {
             if let Sink::Draft(draft) = &mut sink {
                 draft.write(&chunk).map_err(CopyFault::Place)?;
             }
-            self.progress.add_bytes(chunk.len() as u64);
+            self.control.pay_for(chunk.len() as u64).await;
         }
         Ok((sink, (size, Md5(digest.finalize().0))))
     }

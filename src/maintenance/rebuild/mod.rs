@@ -4,21 +4,20 @@
 //! ends the job half-way leaves the old index as it was. Several threads walk the volumes, one writes.
 
 pub(super) mod decide;
-pub(super) mod walk;
 
 use crate::index::leveldb::{self, Replacement};
 use crate::index::{files_of_record, founding_entries, table, waiting_entry};
-use crate::maintenance::Progress;
+use crate::maintenance::Control;
+use crate::maintenance::walk::{Tree, Walker, by_folder};
 use crate::model::{Intent, Key, Md5, Placer, Record, Replica, State, Volume, path_of};
 use crate::volume::{ClusterId, Credentials, Health, Timeouts, VolumeClient, VolumeError};
 use decide::{Content, Decision, Seen, Sighting, Version, decide, pending, record};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use thiserror::Error;
 use tokio::sync::mpsc;
-use walk::{Tree, Walker, by_folder};
 
 /// Folders that one thread works on at the same time: enough that it never waits for one volume.
 const FOLDERS_AT_ONCE: usize = 8;
@@ -87,23 +86,18 @@ pub enum RebuildError {
 /// What the walking threads share.
 struct Shared<'a> {
     request: &'a RebuildRequest,
-    progress: &'a Progress,
+    control: &'a Control,
     health: Arc<Health>,
-    stop: &'a AtomicBool,
     next: AtomicUsize,
     /// The slot of the next intent.
     slot: AtomicU32,
 }
 
-/// Rebuilds the index; blocks the calling thread. `stop` may be set by others to have it end early.
-pub fn run(
-    request: &RebuildRequest,
-    progress: &Progress,
-    stop: &AtomicBool,
-) -> Result<Rebuilt, RebuildError> {
+/// Rebuilds the index; blocks the calling thread. A failure sets the stop of `control`, which ends all threads.
+pub fn run(request: &RebuildRequest, control: &Control) -> Result<Rebuilt, RebuildError> {
     let health = Arc::new(Health::new(&request.volumes));
-    let shared =
-        Shared { request, progress, health, stop, next: AtomicUsize::new(0), slot: AtomicU32::new(0) };
+    let shared = Shared { request, control, health, next: AtomicUsize::new(0), slot: AtomicU32::new(0) };
+    let progress = &control.progress;
     progress.begin("looking at the volumes", 0);
     let (cluster, trees) = actix_rt::System::new().block_on(shared.look())?;
     let folders = by_folder(&trees);
@@ -123,7 +117,7 @@ pub fn run(
                 scope.spawn(move || {
                     let walked = actix_rt::System::new().block_on(shared.walk(folders, &sender));
                     if walked.is_err() {
-                        shared.stop.store(true, Ordering::Relaxed);
+                        shared.control.stop.store(true, Ordering::Relaxed);
                     }
                     walked
                 })
@@ -180,7 +174,7 @@ impl Shared<'_> {
     fn walker(&self) -> Walker<'_> {
         let volumes = VolumeClient::new(self.request.timeouts, Arc::clone(&self.health));
         let userpass = Credentials::new(self.request.userpass.as_deref());
-        Walker::new(volumes.with_credentials(userpass), self.progress)
+        Walker::new(volumes.with_credentials(userpass), &self.control.progress)
     }
 
     /// Which cluster the volumes belong to, and the trees of all of them.
@@ -217,7 +211,7 @@ impl Shared<'_> {
                     self.folder(&walker, folder, trees, sender)
                 })
                 .await?;
-            self.progress.step();
+            self.control.progress.step();
         }
         Ok(())
     }
@@ -229,15 +223,18 @@ impl Shared<'_> {
         trees: Vec<&Replica>,
         sender: &mpsc::Sender<Batch>,
     ) -> Result<(), RebuildError> {
-        if self.stop.load(Ordering::Relaxed) {
+        if self.control.is_stopped() {
             return Err(RebuildError::Stopped);
         }
         let mut parts = walker.parts(&folder, trees);
         while let Some(sightings) = parts.next().await? {
             let mut changes = Vec::new();
             for (key, sighting) in sightings {
+                if !self.control.turn().await {
+                    return Err(RebuildError::Stopped);
+                }
                 changes.extend(self.entries(walker, key, &sighting).await?);
-                self.progress.add_keys(1);
+                self.control.progress.add_keys(1);
             }
             if !changes.is_empty() {
                 sender.send(Batch::Records(changes)).await.map_err(|_| RebuildError::Stopped)?;
@@ -256,7 +253,7 @@ impl Shared<'_> {
         let version = match decide(sighting) {
             Decision::Nothing => return Ok(Vec::from_iter(self.intent(key, sighting, None))),
             Decision::Lost => {
-                self.progress.problem(
+                self.control.progress.problem(
                     Some(&key),
                     None,
                     "no volume has its blob any more; it is not in the new index",
@@ -269,7 +266,7 @@ impl Shared<'_> {
         for seen in version.contents.iter().filter(|other| *other != content).flat_map(|other| &other.files) {
             let what =
                 format_args!("{} bytes instead of {}, not taken for a replica", seen.size, content.size);
-            self.progress.problem(Some(&key), Some(&seen.replica), what);
+            self.control.progress.problem(Some(&key), Some(&seen.replica), what);
         }
         let record = record(&key, &version, content, md5, &self.request.placer);
         let entry = table::Change::Put { key: key.as_bytes().to_vec(), value: record.to_value() };
@@ -310,14 +307,14 @@ impl Shared<'_> {
                         return Ok((content, Some(md5)));
                     }
                 }
-                self.progress.problem(Some(key), None, "no replica has the content that was stored");
+                self.control.progress.problem(Some(key), None, "no replica has the content that was stored");
                 Ok((first, Some(md5)))
             }
             Some(md5) => Ok((first, Some(md5))),
             None if disputed => {
                 let what =
                     "its replicas differ in size and nothing tells which is right; most have the one taken";
-                self.progress.problem(Some(key), None, what);
+                self.control.progress.problem(Some(key), None, what);
                 Ok((first, None))
             }
             None if self.request.checksum => Ok((first, Some(self.digest(walker, key, first).await?))),
@@ -332,7 +329,7 @@ impl Shared<'_> {
             let seen = files.next().expect("a content has files");
             match self.digest_of(walker, key, seen).await {
                 Err(err) if files.peek().is_some() => {
-                    self.progress.problem(Some(key), Some(&seen.replica), err)
+                    self.control.progress.problem(Some(key), Some(&seen.replica), err)
                 }
                 digest => return Ok(digest?),
             }
@@ -343,11 +340,11 @@ impl Shared<'_> {
         let path = path_of(key, seen.file);
         let mut digest = md5::Context::new();
         let mut size = 0;
-        if let Some(mut download) = walker.volumes.open(&seen.replica, &path).await? {
+        if let Some(mut download) = walker.open(&seen.replica, &path).await? {
             while let Some(chunk) = download.next().await? {
                 size += chunk.len() as u64;
                 digest.consume(&chunk);
-                self.progress.add_bytes(chunk.len() as u64);
+                self.control.pay_for(chunk.len() as u64).await;
             }
         }
         if size == seen.size {

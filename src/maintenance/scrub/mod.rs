@@ -182,7 +182,7 @@ impl Scrub {
 
     async fn look_at(&self, store: &Store, key: &Key, record: &Record) -> Result<(), IndexError> {
         let inspection = store.inspect(key, record, self.request.depth).await;
-        self.charge(inspection.bytes);
+        self.control.add_bytes(inspection.bytes);
         if let Some(md5) = inspection.new_md5
             && let Err(err) = fatal_or_not(store.fill_in_md5(key, record, md5).await)?
         {
@@ -206,7 +206,7 @@ impl Scrub {
         let held = patiently(async || store.inspect_held(key, depth).await).await;
         match fatal_or_not(held)? {
             Ok(inspection) => {
-                self.charge(inspection.bytes);
+                self.control.add_bytes(inspection.bytes);
                 Ok(inspection.faults)
             }
             Err(err) => {
@@ -229,7 +229,7 @@ impl Scrub {
         };
         let left = match fatal_or_not(moved)? {
             Ok(moved) => {
-                self.charge(moved.bytes);
+                self.control.add_bytes(moved.bytes);
                 moved.left.iter().for_each(|left| warn!("repairing {key}: {left}"));
                 self.confirm(store, key, Depth::Sizes).await?
             }
@@ -245,11 +245,6 @@ impl Scrub {
         }
         left.into_iter().for_each(|fault| self.report(finding(key, fault)));
         Ok(())
-    }
-
-    fn charge(&self, bytes: u64) {
-        self.control.pace.charge(bytes);
-        self.control.progress.add_bytes(bytes);
     }
 
     fn report(&self, finding: Finding) {

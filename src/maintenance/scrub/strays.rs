@@ -7,7 +7,7 @@
 use super::{RepairRequest, Scrub, fatal_or_not, patiently};
 use crate::index::{Ending, IndexError, Reservation, Verb, now_us};
 use crate::maintenance::rebuild::decide::{Decision, Sighting, decide};
-use crate::maintenance::rebuild::walk::{Walker, by_folder};
+use crate::maintenance::walk::{Walker, by_folder};
 use crate::maintenance::{Finding, Kind};
 use crate::model::{File, Key, PlacedFile, Record, Replica, State, Volume, VolumeMode, path_of};
 use crate::store::{Store, StoreError};

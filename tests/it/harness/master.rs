@@ -238,6 +238,15 @@ impl Master {
         command.spawn().expect("the program can be run")
     }
 
+    /// As [`Master::begin_job`]; what it says goes into `log`.
+    #[track_caller]
+    pub fn begin_logged_job(&self, words: &[&str], log: &Path) -> Child {
+        let log = File::create(log).expect("the test's directory is writable");
+        let mut command = self.command(words);
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be cloned")).stderr(log);
+        command.spawn().expect("the program can be run")
+    }
+
     fn command(&self, words: &[&str]) -> Command {
         let program = env!("CARGO_BIN_EXE_mkv").to_owned();
         let mut all = self.prefix.iter().chain([&program]).chain(&self.words);

@@ -2,17 +2,19 @@
 //! every volume and in every layout, so that no more than a folder's files have to be in memory, and of a folder with very
 //! many files one part after another. A volume may also be its bare directory on this machine.
 
-use super::decide::{Seen, Sighting};
+mod source;
+
+use super::rebuild::decide::{Seen, Sighting};
 use crate::maintenance::Progress;
 use crate::model::{CLUSTER_PATH, File, Key, Replica, Sidecar, Volume, decode_path, path_of, unfolded_key};
-use crate::volume::{Body, DirEntry, EntryKind, LocalFile, VolumeClient, VolumeError, list_directory};
-use actix_rt::time::sleep;
-use bytes::Bytes;
+use crate::volume::{Body, DirEntry, EntryKind, VolumeClient, VolumeError};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use std::cell::{Cell, RefCell};
+pub(in crate::maintenance) use source::Silent;
+use source::Source;
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::time::Duration;
+use std::sync::Arc;
 
 /// Listings that are asked for at the same time for one folder.
 const LISTINGS_AT_ONCE: usize = 16;
@@ -20,16 +22,6 @@ const LISTINGS_AT_ONCE: usize = 16;
 /// Files of a folder, on all volumes together, that are in memory at the same time: some 300 bytes each, in sixteen folders at
 /// once on two cores, are 100 MB. A folder with more is listed once for each part of it.
 const MAX_FILES: usize = 20_000;
-
-/// How often a request of a job is made before its failure ends the job: a busy disk is no dead one.
-const TRIES: u32 = 3;
-
-/// So many requests in a row without an answer, each tried [`TRIES`] times, and a rescue gives a server up: it has 65,536
-/// folders to ask for.
-const SILENCES: u32 = 4;
-
-/// The wait before the second try; it doubles.
-const PAUSE: Duration = Duration::from_millis(500);
 
 /// What the Go original's volume script leaves beside the blobs, and what names the cluster.
 const NO_BLOBS: [&[u8]; 5] = [b"=cluster", b"nginx.pid", b"body_temp", b"tmp", b"lost+found"];
@@ -42,7 +34,7 @@ pub(in crate::maintenance) struct Tree {
 
 /// The client of the volumes for a job: patient, and never in a hurry to give up.
 pub(in crate::maintenance) struct Walker<'a> {
-    pub(in crate::maintenance) volumes: VolumeClient,
+    source: Source<'a>,
     pub(in crate::maintenance) progress: &'a Progress,
     prefix: &'a [u8],
     unreadable: Unreadable,
@@ -96,24 +88,26 @@ impl Parts<'_> {
 /// What follows from a directory or file that can't be read.
 enum Unreadable {
     EndsTheJob,
-    /// It is a problem, and the walk goes on. How often in a row a server has given no answer.
-    IsTold(RefCell<HashMap<String, u32>>),
+    /// It is a problem, and the walk goes on.
+    IsTold,
 }
 
 impl<'a> Walker<'a> {
     /// One that reads everything of every key, or ends with an error.
     pub(in crate::maintenance) fn new(volumes: VolumeClient, progress: &'a Progress) -> Walker<'a> {
-        Walker { volumes, progress, prefix: b"/", unreadable: Unreadable::EndsTheJob, max_files: MAX_FILES }
+        let source = Source::new(volumes, None, progress);
+        Walker { source, progress, prefix: b"/", unreadable: Unreadable::EndsTheJob, max_files: MAX_FILES }
     }
 
     /// One that finds what it can of the keys that begin with `prefix`, and tells what it can't read as problems.
     pub(in crate::maintenance) fn to_rescue(
         prefix: &'a [u8],
         volumes: VolumeClient,
+        silent: Arc<Silent>,
         progress: &'a Progress,
     ) -> Walker<'a> {
-        let unreadable = Unreadable::IsTold(RefCell::default());
-        Walker { volumes, progress, prefix, unreadable, max_files: MAX_FILES }
+        let source = Source::new(volumes, Some(silent), progress);
+        Walker { source, progress, prefix, unreadable: Unreadable::IsTold, max_files: MAX_FILES }
     }
 
     /// The trees of a volume.
@@ -209,7 +203,7 @@ impl<'a> Walker<'a> {
 
     async fn sidecar(&self, key: &Key, replica: &Replica) -> Result<Option<Sidecar>, VolumeError> {
         let path = path_of(key, File::Sidecar);
-        let read = self.get(replica, &path, Sidecar::MAX_BYTES).await;
+        let read = self.source.get(replica, &path, Sidecar::MAX_BYTES).await;
         let content = match read {
             Err(VolumeError::TooLarge { .. }) => None,
             Err(err) => {
@@ -282,33 +276,18 @@ impl<'a> Walker<'a> {
         is_wanted: impl Fn(&DirEntry) -> bool,
     ) -> Result<Vec<DirEntry>, VolumeError> {
         let mut entries = Vec::new();
-        if tree.directory().is_some() {
-            match list_directory(tree, path) {
-                Err(err) => self.unreadable(err)?,
-                Ok(found) => {
-                    for entry in found {
-                        match entry {
-                            Ok(entry) if is_wanted(&entry) => entries.push(entry),
-                            Ok(_) => {}
-                            Err(err) => self.unreadable(err)?,
-                        }
+        if self.source.has_given_up(tree) {
+            return Ok(entries);
+        }
+        match self.source.list(tree, path, is_wanted).await {
+            Err(err) => self.unreadable(err)?,
+            Ok(found) => {
+                for entry in found {
+                    match entry {
+                        Err(err) => self.unreadable(err)?,
+                        Ok(entry) => entries.push(entry),
                     }
                 }
-            }
-        } else if !self.is_given_up(tree) {
-            let listed = async || {
-                let mut entries = Vec::new();
-                let Some(mut listing) = self.volumes.list(tree, path).await? else { return Ok(entries) };
-                while let Some(entry) = listing.next().await? {
-                    if is_wanted(&entry) {
-                        entries.push(entry);
-                    }
-                }
-                Ok(entries)
-            };
-            match self.heard(tree, again(listed).await) {
-                Err(err) => self.unreadable(err)?,
-                Ok(found) => entries = found,
             }
         }
         Ok(entries)
@@ -320,67 +299,15 @@ impl<'a> Walker<'a> {
         replica: &Replica,
         path: &str,
     ) -> Result<Option<Body>, VolumeError> {
-        if replica.directory().is_some() {
-            return Ok(LocalFile::open(replica, path)?.map(Body::Local));
-        }
-        if self.is_given_up(replica) {
-            let reason = "it gave no answer before".to_owned();
-            return Err(VolumeError::Unreachable { replica: replica.clone(), reason });
-        }
-        let opened = again(async || self.volumes.open(replica, path).await).await;
-        Ok(self.heard(replica, opened)?.map(|download| Body::Served(Box::new(download))))
-    }
-
-    async fn get(
-        &self,
-        replica: &Replica,
-        path: &str,
-        limit_bytes: usize,
-    ) -> Result<Option<Bytes>, VolumeError> {
-        if replica.directory().is_some() {
-            return LocalFile::open(replica, path)?.map(|file| file.collect(limit_bytes)).transpose();
-        }
-        if self.is_given_up(replica) {
-            return Ok(None);
-        }
-        self.heard(replica, again(async || self.volumes.get(replica, path, limit_bytes).await).await)
+        self.source.open(replica, path).await
     }
 
     fn unreadable(&self, err: VolumeError) -> Result<(), VolumeError> {
         match self.unreadable {
             Unreadable::EndsTheJob => Err(err),
-            Unreadable::IsTold(_) => {
+            Unreadable::IsTold => {
                 self.progress.problem(None, None, err);
                 Ok(())
-            }
-        }
-    }
-
-    /// Counts how often a server has given no answer.
-    fn heard<T>(&self, place: &Replica, answer: Result<T, VolumeError>) -> Result<T, VolumeError> {
-        let Unreadable::IsTold(silences) = &self.unreadable else { return answer };
-        let mut silences = silences.borrow_mut();
-        match &answer {
-            Err(VolumeError::NoAnswer { .. } | VolumeError::Unreachable { .. }) => {
-                let times = silences.entry(place.authority().to_owned()).or_default();
-                *times += 1;
-                if *times == SILENCES {
-                    let what = "it gave no answer again and again, and is not asked any more";
-                    self.progress.problem(None, Some(place), what);
-                }
-            }
-            _ => {
-                silences.remove(place.authority());
-            }
-        }
-        answer
-    }
-
-    fn is_given_up(&self, place: &Replica) -> bool {
-        match &self.unreadable {
-            Unreadable::EndsTheJob => false,
-            Unreadable::IsTold(silences) => {
-                silences.borrow().get(place.authority()).is_some_and(|times| *times >= SILENCES)
             }
         }
     }
@@ -391,7 +318,7 @@ impl<'a> Walker<'a> {
         volume: &Volume,
     ) -> Result<Option<String>, VolumeError> {
         let root = volume.root();
-        let content = self.get(&root, CLUSTER_PATH, Sidecar::MAX_BYTES).await?;
+        let content = self.source.get(&root, CLUSTER_PATH, Sidecar::MAX_BYTES).await?;
         Ok(content.map(|content| String::from_utf8_lossy(content.trim_ascii()).into_owned()))
     }
 
@@ -407,19 +334,6 @@ pub(in crate::maintenance) fn by_folder(trees: &[Tree]) -> Vec<(&str, Vec<&Repli
         tree.folders.iter().for_each(|name| folders.entry(name).or_default().push(&tree.replica));
     }
     folders.into_iter().collect()
-}
-
-/// Makes a request up to [`TRIES`] times while the volume gives no answer.
-async fn again<T>(request: impl AsyncFn() -> Result<T, VolumeError>) -> Result<T, VolumeError> {
-    let mut pause = PAUSE;
-    for _ in 1..TRIES {
-        match request().await {
-            Err(VolumeError::NoAnswer { .. } | VolumeError::Unreachable { .. }) => sleep(pause).await,
-            answer => return answer,
-        }
-        pause *= 2;
-    }
-    request().await
 }
 
 /// The path of an entry, if it can be one of ours.
@@ -456,7 +370,7 @@ mod tests {
     use super::*;
     use crate::volume::{Health, Timeouts};
     use std::collections::BTreeSet;
-    use std::sync::Arc;
+    use std::time::Duration;
 
     /// Keys that lie in one folder, which is the first one's.
     fn neighbours(count: usize) -> Vec<Key> {
