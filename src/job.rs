@@ -20,6 +20,7 @@ use crate::shown::Shown;
 use crate::store::Depth;
 use crate::text::json_line;
 use crate::volume::Timeouts;
+use log::info;
 use serde_json::{Value, json};
 use signal_hook::consts::TERM_SIGNALS;
 use signal_hook::flag;
@@ -65,6 +66,9 @@ pub enum JobError {
     /// The system refuses to tell of signals.
     #[error("signals: {0}")]
     Signals(#[from] std::io::Error),
+    /// Somebody asked for an end.
+    #[error("{0}: stopped before the end")]
+    Stopped(&'static str),
     /// It went to its end, and something is left; all of it was listed.
     #[error("{0} problems are left, see above")]
     Left(u64),
@@ -94,7 +98,6 @@ pub fn rebuild(arguments: &Arguments, flags: &RebuildArguments) -> Result<(), Jo
         userpass: config.userpass,
     };
     let mut job = Job::new("rebuild", &flags.job, &flags.pace)?;
-    stop_on_signals(&job.control)?;
     let rebuilt = job.shown(|control| rebuild::run(&request, control))?;
     match rebuilt.old {
         Some(old) if flags.job.json => {
@@ -119,7 +122,6 @@ pub fn export(arguments: &Arguments, flags: &ExportArguments) -> Result<(), JobE
         userpass: Config::userpass(arguments)?,
     };
     let mut job = Job::new("export", &flags.job, &flags.pace)?;
-    stop_on_signals(&job.control)?;
     let exported = job.shown(|control| export::run(&request, control))?;
     let Exported { written, present, left_out } = exported;
     if flags.job.json {
@@ -145,7 +147,10 @@ pub fn rebalance(arguments: &Arguments, flags: &RebalanceArguments) -> Result<()
     let request = offline(Config::new(arguments)?);
     let mut job = Job::new("rebalance", &flags.job, &flags.pace)?;
     if flags.dry_run {
-        print_transfers(&job.done(|control| rebalance::preview(&request, control))?, &flags.job);
+        let rebalanced = job.done(|control| rebalance::preview(&request, control))?;
+        if !job.control.is_stopped() {
+            print_transfers(&rebalanced, &flags.job);
+        }
     } else {
         job.done(|control| rebalance::run(&request, control))?;
     }
@@ -264,7 +269,7 @@ fn offline(config: Config) -> OfflineRequest {
 pub fn verify_index(arguments: &Arguments, flags: &JobArguments) -> Result<(), JobError> {
     let db = Config::db(arguments)?;
     let mut job = Job::new("verify-index", flags, &PaceArguments::default())?;
-    job.shown(|control| verify::run(&db, &control.progress))?;
+    job.shown(|control| verify::run(&db, control))?;
     job.end()
 }
 
@@ -292,13 +297,15 @@ fn rate_source(flags: &PaceArguments) -> Result<RateSource, ConfigError> {
     RateSource::new(flags).map_err(ConfigError::from)
 }
 
-/// A first Ctrl-C or SIGTERM ends the job, a second one the program.
-fn stop_on_signals(control: &Control) -> Result<(), JobError> {
+/// A flag that a first Ctrl-C or SIGTERM sets; a second one ends the program, and what that cuts off is put in order by the
+/// next run.
+fn signalled() -> std::io::Result<Arc<AtomicBool>> {
+    let signalled = Arc::new(AtomicBool::new(false));
     for signal in TERM_SIGNALS {
-        flag::register_conditional_shutdown(*signal, EXIT_CUT_OFF, Arc::clone(&control.stop))?;
-        flag::register(*signal, Arc::clone(&control.stop))?;
+        flag::register_conditional_shutdown(*signal, EXIT_CUT_OFF, Arc::clone(&signalled))?;
+        flag::register(*signal, Arc::clone(&signalled))?;
     }
-    Ok(())
+    Ok(signalled)
 }
 
 /// A job of this process, with what shows and paces it.
@@ -307,17 +314,18 @@ struct Job {
     quiet: bool,
     control: Control,
     rate_source: RateSource,
+    signalled: Arc<AtomicBool>,
 }
 
 impl Job {
-    fn new(name: &'static str, flags: &JobArguments, pace: &PaceArguments) -> Result<Job, ConfigError> {
+    fn new(name: &'static str, flags: &JobArguments, pace: &PaceArguments) -> Result<Job, JobError> {
         let rate_source = rate_source(pace)?;
         // With `--json`, findings go to stdout, one object a line.
         let print = |finding: &Finding| println!("{}", json_line(finding));
         let progress = if flags.json { Progress::told_to(print) } else { Progress::default() };
         let pace = Pace::new(rate_source.rate().unwrap_or_default());
         let control = Control { progress: progress.into(), pace: pace.into(), ..Control::default() };
-        Ok(Job { name, quiet: flags.quiet, control, rate_source })
+        Ok(Job { name, quiet: flags.quiet, control, rate_source, signalled: signalled()? })
     }
 
     /// Runs `work` on a stopped server's index.
@@ -326,11 +334,12 @@ impl Job {
         self.shown(work).map_err(|err| JobError::Cluster(name, err))
     }
 
-    /// Runs `work` in this thread while another shows how far it is and follows the file with its rate.
+    /// Runs `work` in this thread while another shows how far it is, and does what signals and the file with the rate say.
     fn shown<T>(&mut self, work: impl FnOnce(&Control) -> T) -> T {
         let over = AtomicBool::new(false);
-        let (control, rate_source) = (&self.control, &mut self.rate_source);
         let mut shown = Shown::new(self.name, self.quiet);
+        let (name, control, signalled, rate_source) =
+            (self.name, &self.control, &self.signalled, &mut self.rate_source);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
@@ -338,6 +347,9 @@ impl Job {
                     shown.look(&control.progress.status());
                     if let Some(rate) = rate_source.changed() {
                         control.pace.set(rate);
+                    }
+                    if signalled.load(Ordering::Relaxed) && !control.stop.swap(true, Ordering::Relaxed) {
+                        info!("{name} ends when what it has begun is done; a second signal doesn't wait for that");
                     }
                 }
                 shown.end(&control.progress.status());
@@ -351,6 +363,7 @@ impl Job {
     /// What is left makes an error.
     fn end(&self) -> Result<(), JobError> {
         match self.control.progress.problems() {
+            0 if self.control.is_stopped() => Err(JobError::Stopped(self.name)),
             0 => Ok(()),
             problems => Err(JobError::Left(problems)),
         }

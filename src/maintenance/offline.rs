@@ -8,16 +8,11 @@ use crate::index::{self, Index, IndexError, IndexServer, leveldb};
 use crate::model::{Placer, Replica, Volume};
 use crate::store::{StoreOptions, StoreParts};
 use crate::volume::{self, Adopt, ClusterId, Credentials, Health, ProbeOutcome, Timeouts, VolumeError};
-use actix_rt::signal::unix::{Signal, SignalKind, signal};
 use actix_rt::task::JoinHandle;
 use arc_swap::ArcSwap;
-use futures_util::future::{Either, select};
 use std::collections::BTreeSet;
-use std::future::Future;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use thiserror::Error;
 
 /// The cluster that a job is run on.
@@ -93,9 +88,6 @@ pub enum MaintenanceError {
         /// How many are needed.
         replicas: usize,
     },
-    /// A second signal.
-    #[error("ended at once; what was cut off is put in order by the next run")]
-    CutOff,
     /// The state of the cluster can't be kept.
     #[error(transparent)]
     State(#[from] super::state::StateError),
@@ -109,8 +101,7 @@ pub(super) struct Opened {
     adopt: Adopt,
 }
 
-/// Runs `work` on an index that nobody else has open. A first Ctrl-C or SIGTERM stops it, a second one ends it at once.
-/// Blocks the calling thread.
+/// Runs `work` on an index that nobody else has open; blocks the calling thread.
 pub(super) fn run<T>(
     request: &OfflineRequest,
     control: &Control,
@@ -132,7 +123,7 @@ pub(super) fn run<T>(
             let survey = Survey::of(&index.sender().handle(), &request.placer).await?;
             work(Opened::new(request, index.sender(), survey, state)).await
         };
-        let done = match until_stopped(work, &control.stop).await {
+        let done = match work.await {
             Err(MaintenanceError::Index(IndexError::Stopped)) => {
                 Err(MaintenanceError::Table(index.failed().await))
             }
@@ -142,29 +133,6 @@ pub(super) fn run<T>(
         done
     })
 }
-
-/// The first signal lets what has begun come to its end; the second doesn't wait for it.
-async fn until_stopped<T>(
-    work: impl Future<Output = Result<T, MaintenanceError>>,
-    stop: &AtomicBool,
-) -> Result<T, MaintenanceError> {
-    let mut work = pin!(work);
-    let mut signals = SIGNALS.map(|kind| signal(kind()).expect("the system delivers signals"));
-    if let Either::Left((done, _)) = select(work.as_mut(), pin!(next_of(&mut signals))).await {
-        return done;
-    }
-    stop.store(true, Ordering::Relaxed);
-    match select(work, pin!(next_of(&mut signals))).await {
-        Either::Left((done, _)) => done,
-        Either::Right(_) => Err(MaintenanceError::CutOff),
-    }
-}
-
-async fn next_of([terminate, interrupt]: &mut [Signal; 2]) {
-    select(pin!(terminate.recv()), pin!(interrupt.recv())).await;
-}
-
-const SIGNALS: [fn() -> SignalKind; 2] = [SignalKind::terminate, SignalKind::interrupt];
 
 /// Probes the volumes until it is dropped.
 pub(super) struct Watching(JoinHandle<()>);

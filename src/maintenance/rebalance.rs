@@ -55,7 +55,7 @@ pub struct Rebalanced {
 }
 
 /// Goes through all keys of an index that nobody else has open. What could not be done is in the control's
-/// progress; it can be stopped between two keys, also by a first Ctrl-C or SIGTERM. Blocks the calling thread.
+/// progress; it can be stopped between two keys. Blocks the calling thread.
 pub fn run(request: &OfflineRequest, control: &Control) -> Result<(), MaintenanceError> {
     offline::run(request, control, async |opened| {
         let _watching = opened.join().await?;

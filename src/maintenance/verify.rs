@@ -1,6 +1,6 @@
 //! Verify-index: reads all of an index, every block of it, and holds every entry against the grammar.
 
-use super::Progress;
+use super::Control;
 use crate::index::fault_of;
 use crate::index::leveldb;
 use crate::index::table::{Table, TableError};
@@ -13,20 +13,21 @@ const PAGE_ENTRIES: usize = 1000;
 
 /// Reads the index in `db`, which nobody else may have open, from its beginning to its end; blocks the calling thread. It
 /// is opened as a server opens it: one that another program wrote is copied first. A block whose checksum is wrong is an
-/// error; entries that are none are problems in `progress`.
-pub fn run(db: &Path, progress: &Progress) -> Result<(), TableError> {
+/// error; entries that are none are problems in the job's progress.
+pub fn run(db: &Path, control: &Control) -> Result<(), TableError> {
     if !db.is_dir() {
         return Err(TableError::Refused { dir: db.to_owned(), reason: "it doesn't exist".into() });
     }
     let mut table = leveldb::open(db, leveldb::Options::default())?;
-    read_all(&mut table, progress)?;
+    read_all(&mut table, control)?;
     Box::new(table).close()
 }
 
-fn read_all(table: &mut impl Table, progress: &Progress) -> Result<(), TableError> {
+fn read_all(table: &mut impl Table, control: &Control) -> Result<(), TableError> {
+    let progress = &control.progress;
     progress.begin("reading the index", 0);
     let mut from = Bound::Unbounded;
-    loop {
+    while !control.is_stopped() {
         let entries = table.page(from.as_ref().map(Vec::as_slice), PAGE_ENTRIES)?;
         for (key, value) in &entries {
             if let Some(fault) = fault_of(key, value) {
@@ -40,7 +41,8 @@ fn read_all(table: &mut impl Table, progress: &Progress) -> Result<(), TableErro
         progress.add_keys(entries.iter().filter(|(key, _)| key.starts_with(b"/")).count() as u64);
         match entries.into_iter().next_back() {
             Some((key, _)) => from = Bound::Excluded(key),
-            None => return Ok(()),
+            None => break,
         }
     }
+    Ok(())
 }

@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 use crate::harness::{
-    Cluster, GoCluster, TempDir, Volume, addresses, eventually, files_below, repository, wait_for,
+    Cluster, GoCluster, TempDir, Volume, addresses, eventually, files_below, numbered, repository, wait_for,
 };
 
 /// `mkv export` with its exit code and everything it said.
@@ -404,17 +404,7 @@ fn a_volume_that_dies_or_hangs_in_the_middle_is_made_up_for() {
 /// What it missed while it was away is known from the others, whenever it comes.
 #[test]
 fn a_volume_that_comes_back_in_the_middle_with_old_files_changes_no_blob() {
-    let mut cluster = Cluster::of(4, |master| master);
-    let keys = |kind: &'static str| (0..15).map(move |number| format!("/{kind}/{number}"));
-    for kind in ["same", "replaced", "unlinked", "deleted"] {
-        keys(kind).for_each(|key| cluster.master.put(&key, b"old"));
-    }
-    cluster.volumes[0].kill9();
-    eventually("the volume is known to be down", || cluster.master.log().contains("is down"));
-    keys("replaced").for_each(|key| assert_eq!(cluster.master.call("REPLACE", &key, b"new").status, 204));
-    keys("unlinked").for_each(|key| assert_eq!(cluster.master.call("UNLINK", &key, b"").status, 204));
-    keys("deleted").for_each(|key| assert!(cluster.master.call("DELETE", &key, b"").status >= 204));
-    cluster.master.kill9();
+    let mut cluster = Cluster::with_an_outdated_volume(15);
     let sources = addresses(&cluster.volumes);
     let dir = TempDir::new();
     let out = dir.join("out");
@@ -424,9 +414,9 @@ fn a_volume_that_comes_back_in_the_middle_with_old_files_changes_no_blob() {
     cluster.volumes[0].start_again();
     let ended = job.wait_with_output().expect("it is our child");
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-    let expected: BTreeMap<Vec<u8>, Vec<u8>> = keys("same")
+    let expected: BTreeMap<Vec<u8>, Vec<u8>> = numbered("same", 15)
         .map(|key| (key.into_bytes(), b"old".to_vec()))
-        .chain(keys("replaced").map(|key| (key.into_bytes(), b"new".to_vec())))
+        .chain(numbered("replaced", 15).map(|key| (key.into_bytes(), b"new".to_vec())))
         .collect();
     assert_eq!(blobs_in(&out), expected, "{said}");
     exported(&sources, &["/", as_text(&out)]);

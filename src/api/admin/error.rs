@@ -64,7 +64,6 @@ impl ResponseError for AdminError {
                 | MaintenanceError::Table(_)
                 | MaintenanceError::Index(_)
                 | MaintenanceError::Foreign { .. }
-                | MaintenanceError::CutOff
                 | MaintenanceError::NotGone(_)
                 | MaintenanceError::StillOn { .. }
                 | MaintenanceError::Away(_)

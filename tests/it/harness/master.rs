@@ -300,6 +300,25 @@ impl Cluster {
         Self { master, volumes }
     }
 
+    /// Four volumes, the first of which died before keys were changed and has all of them as they were: `count` of each of
+    /// `/same/N` (`old`), `/replaced/N` (`new`), `/unlinked/N` and `/deleted/N`. The master is killed.
+    #[track_caller]
+    pub fn with_an_outdated_volume(count: usize) -> Self {
+        let mut cluster = Cluster::of(4, |master| master);
+        for key in ["same", "replaced", "unlinked", "deleted"].iter().flat_map(|kind| numbered(kind, count)) {
+            cluster.master.put(&key, b"old");
+        }
+        cluster.volumes[0].kill9();
+        eventually("the volume is known to be down", || cluster.master.log().contains("is down"));
+        let change = |method, key: String, body: &[u8]| cluster.master.call(method, &key, body).status;
+        numbered("replaced", count).for_each(|key| assert_eq!(change("REPLACE", key, b"new"), 204));
+        numbered("unlinked", count).for_each(|key| assert_eq!(change("UNLINK", key, b""), 204));
+        // Where the volume had a replica, it is still to be removed there.
+        numbered("deleted", count).for_each(|key| assert!([204, 503].contains(&change("DELETE", key, b""))));
+        cluster.master.kill9();
+        cluster
+    }
+
     /// All blobs and sidecars on all volumes, each as `host:port/path`.
     pub fn files(&self) -> Vec<String> {
         let files = self.volumes.iter().map(|volume| (volume.addr(), volume.files()));
@@ -324,4 +343,10 @@ pub fn placer(volumes: &[Volume], replicas: usize) -> Placer {
 /// As `--volumes` wants them.
 pub fn addresses(volumes: &[Volume]) -> String {
     volumes.iter().map(Volume::addr).collect::<Vec<_>>().join(",")
+}
+
+/// `/kind/0`, `/kind/1` and so on.
+pub fn numbered(kind: &str, count: usize) -> impl Iterator<Item = String> {
+    let kind = kind.to_owned();
+    (0..count).map(move |number| format!("/{kind}/{number}"))
 }

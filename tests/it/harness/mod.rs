@@ -21,7 +21,7 @@ pub use admin::Administered;
 pub use fixture::{ExpectedBlob, GoCluster};
 pub use http::{Response, get, http, raw, try_http};
 pub use index::{entries_of, lines_of};
-pub use master::{Cluster, Master, MasterBuilder, addresses, placer};
+pub use master::{Cluster, Master, MasterBuilder, addresses, numbered, placer};
 pub use mounts::Mounts;
 pub use ports::PortLease;
 pub use process::{children, is_gone, send};
