@@ -262,7 +262,8 @@ impl Control {
         while !self.is_stopped() {
             match self.pace.seconds_left(Instant::now()) {
                 None => return true,
-                Some(left) => sleep(LOOK_EVERY.min(Duration::from_secs_f64(left))).await,
+                // At a rate small enough it is longer than a `Duration` can be.
+                Some(left) => sleep(Duration::from_secs_f64(left.min(LOOK_EVERY.as_secs_f64()))).await,
             }
         }
         false
