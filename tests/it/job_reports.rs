@@ -35,3 +35,16 @@ fn the_slowest_rate_there_is_does_not_end_the_server() {
         assert_eq!(master.end_of(job["id"].as_u64().expect("a number"))["state"], "stopped", "{rate}");
     }
 }
+
+#[test]
+fn a_job_that_has_ended_stays_what_it_was() {
+    let volumes = volumes(3);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    master.put("/a", b"x");
+    let done = master.job("scrub", r#"{"rate":"1000"}"#);
+    let path = format!("/api/jobs/{}", done["id"]);
+    for (method, body) in [("DELETE", ""), ("PATCH", r#"{"rate":"7"}"#), ("DELETE", "")] {
+        assert_eq!(master.json(method, &path, body), done, "{method}");
+    }
+    assert_eq!(master.json("GET", &path, ""), done);
+}
