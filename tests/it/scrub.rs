@@ -496,3 +496,31 @@ fn an_index_that_a_server_has_is_left_alone() {
     first.kill().expect("it is our child");
     first.wait().expect("it is our child");
 }
+
+/// As a Go original has left them: files of an earlier version at places that the record doesn't name. They are more than the
+/// replicas that it does, and no MD5 says which is right.
+#[test]
+fn files_that_no_record_names_do_not_outvote_a_replica() {
+    let mut cluster = Cluster::of(3, |master| master.flag("md5sum", "false").flag("replicas", "1"));
+    cluster.master.put("/a", b"some content");
+    assert!(cluster.master.stop().success());
+    let replica = replica_file(&cluster.master, &cluster.volumes, "/a", 0);
+    let place = record_of(&cluster.master, "/a").replicas[0].clone();
+    let grown = Master::builder(&addresses(&cluster.volumes)).flag("md5sum", "false").db(cluster.master.db());
+    let (grown, ranked) = (grown.build(), placer(&cluster.volumes, 3).ranked(b"/a"));
+    for other in ranked.iter().filter(|other| **other != place) {
+        write(&file_at(&cluster.volumes, other, "/a", File::Blob(None)), b"old content!");
+    }
+    // Also when nobody can tell what the replica is.
+    cluster.volume_of(place.as_str()).stop();
+    let (left, mended) = findings(&grown, &["repair"]);
+    assert!(kinds(&left).contains_key("unreachable") && mended.is_empty(), "{left:?} {mended:?}");
+    assert_eq!(record_of(&grown, "/a").replicas, std::slice::from_ref(&place));
+    cluster.volume_of(place.as_str()).start_again();
+    findings(&grown, &["repair"]);
+    assert_eq!(fs::read(&replica).unwrap(), b"some content");
+    assert_eq!(findings(&grown, &["scrub"]), (vec![], vec![]));
+    for index in 0..3 {
+        assert_eq!(fs::read(replica_file(&grown, &cluster.volumes, "/a", index)).unwrap(), b"some content");
+    }
+}
