@@ -9,7 +9,7 @@ use super::link::previous;
 use super::sidecars::{agrees, beside_copy};
 use super::{Store, StoreError};
 use crate::index::{Ending, Reservation, Verb, files_at, files_of_record, now_us};
-use crate::model::{File, Key, Md5, PlacedFile, Record, Replica, Sidecar, path_of};
+use crate::model::{File, Key, Md5, PlacedFile, Placer, Record, Replica, Sidecar, path_of};
 use crate::volume::{Content, CopyError, VolumeError};
 use futures_util::future::join_all;
 use log::warn;
@@ -112,7 +112,7 @@ impl Store {
 
     /// Whether nothing is to be moved, as far as the record tells.
     pub fn is_home(&self, key: &Key, record: &Record) -> bool {
-        record.replicas == self.placer.placement(key.as_bytes()) && !may_be_folded(key, record)
+        is_home(&self.placer, key, record)
     }
 
     /// Brings the replicas of `key`, live or unlinked, to their placement. Old copies stay for `keep_old`, for readers
@@ -382,6 +382,11 @@ impl Move<'_> {
         self.reservation.release(Ending::default()).await?;
         Err(err)
     }
+}
+
+/// As [`Store::is_home`], for those who have no store yet.
+pub fn is_home(placer: &Placer, key: &Key, record: &Record) -> bool {
+    record.replicas == placer.placement(key.as_bytes()) && !may_be_folded(key, record)
 }
 
 /// As [`judge`], where files that the record doesn't name have no say beside those that it does: they may be another

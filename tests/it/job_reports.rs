@@ -48,3 +48,18 @@ fn a_job_that_has_ended_stays_what_it_was() {
     }
     assert_eq!(master.json("GET", &path, ""), done);
 }
+
+/// A Go original may have stored them at another path, so they are looked at wherever they are said to be.
+#[test]
+fn keys_that_may_lie_elsewhere_are_counted_among_those_to_be_moved() {
+    let volumes = volumes(3);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    ["/plain", "/%ff%ff%ff"].iter().for_each(|key| master.put(key, b"x"));
+    let job = master.job("rebalance", FAST);
+    let status = &job["status"];
+    assert_eq!(
+        (&job["state"], &status["done"], &status["total"]),
+        (&json!("done"), &json!(1), &json!(1)),
+        "{job}"
+    );
+}
