@@ -203,6 +203,14 @@ impl Progress {
         }
     }
 
+    /// Everything is looked at anew, so that what is still wrong is told once more.
+    pub(super) fn forget_findings(&self) {
+        let mut told = self.told();
+        (told.kinds, told.findings) = (BTreeMap::new(), Vec::new());
+        self.problems.store(0, Ordering::Relaxed);
+        self.mended.store(0, Ordering::Relaxed);
+    }
+
     /// Something that a person may want to know and that is no fault.
     pub fn note(&self, what: impl fmt::Display) {
         info!("{what}");
@@ -217,6 +225,11 @@ impl Progress {
     pub fn status(&self) -> Status {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let told = self.told();
+        let (done, total) = (load(&self.done), load(&self.total));
+        // Clients make more while it runs.
+        let total = if total > 0 { total.max(done) } else { 0 };
+        let phase_seconds = told.since.unwrap_or(self.begun).elapsed().as_secs_f64();
+        let left = (total - done.min(total)) as f64;
         Status {
             phase: told.phase.clone(),
             done,
@@ -225,11 +238,6 @@ impl Progress {
             bytes: load(&self.bytes),
             problems: load(&self.problems),
             mended: load(&self.mended),
-        let (done, total) = (load(&self.done), load(&self.total));
-        // Clients make more while it runs.
-        let total = if total > 0 { total.max(done) } else { 0 };
-        let phase_seconds = told.since.unwrap_or(self.begun).elapsed().as_secs_f64();
-        let left = (total - done.min(total)) as f64;
             kinds: told.kinds.clone(),
             findings: told.findings.clone(),
             seconds: self.begun.elapsed().as_secs_f64(),
@@ -314,7 +322,6 @@ mod tests {
         assert_eq!((status.problems, status.findings[0].to_string()), (1, "/a%20b: is gone".to_owned()));
         assert!(status.eta_seconds.is_some());
     }
-}
 
     #[test]
     fn the_time_left_is_that_of_the_phase_and_no_more_is_done_than_there_is() {
@@ -328,3 +335,4 @@ mod tests {
         assert_eq!((status.done, status.total, status.eta_seconds), (5, 5, Some(0.0)));
         assert!(status.seconds >= 3600.0);
     }
+}

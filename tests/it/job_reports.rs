@@ -49,6 +49,71 @@ fn a_job_that_has_ended_stays_what_it_was() {
     assert_eq!(master.json("GET", &path, ""), done);
 }
 
+/// The upload was placed before the volume was to be emptied, and is in no record before its end.
+#[test]
+fn a_drain_waits_for_uploads_that_are_on_their_way_to_the_volume() {
+    let volumes = volumes(4);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    let drained = volumes[0].addr();
+    let is_on_it = |key: &String| {
+        let places = placer(&volumes, 3).placement(key.as_bytes());
+        places.iter().any(|place| place.volume().as_str() == drained)
+    };
+    let key = (0..).map(|number| format!("/{number}")).find(is_on_it).expect("most are");
+    let body = vec![7; 200_000];
+    let mut upload = TcpStream::connect(master.addr()).expect("the master listens");
+    let head = format!(
+        "PUT {key} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        master.addr(),
+        body.len()
+    );
+    upload.write_all(head.as_bytes()).expect("it is read");
+    upload.write_all(&body[..100_000]).expect("it is read");
+    eventually("the upload has begun", || master.list("/?writing") == [key.clone()]);
+    let options = json!({ "volume": drained, "rate": "unlimited" }).to_string();
+    let id = master.json("POST", "/api/jobs/drain", &options)["id"].as_u64().expect("a number");
+    eventually("the drain has been through all keys", || {
+        let job = master.json("GET", &format!("/api/jobs/{id}"), "");
+        job["status"]["phase"] == "waiting for writes that began before" || !job["ended_us"].is_null()
+    });
+    upload.write_all(&body[100_000..]).expect("it is read");
+    let mut answer = String::new();
+    upload.read_to_string(&mut answer).expect("it answers");
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    let ended = master.end_of(id);
+    assert_eq!(ended["state"], "done", "{ended}");
+    let replicas = master.json("GET", "/api/keys", "")["keys"][0]["replicas"].to_string();
+    assert!(!replicas.contains(&drained), "it is said to be empty, and the blob is on {replicas}");
+    assert_eq!(master.fetch(&key), (200, body));
+}
+
+/// It goes through all keys twice, as they may have been written in the meantime.
+#[test]
+fn a_drain_tells_every_problem_once() {
+    let volumes = volumes(4);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    (0..8).for_each(|number| master.put(&format!("/{number}"), b"x"));
+    let on_it = master.json("GET", "/api/keys", "")["keys"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|key| key["replicas"].to_string().contains(&volumes[0].addr()))
+        .count();
+    assert!(on_it > 0);
+    let is_blob = |name: &&String| !name.starts_with('=');
+    for volume in &volumes {
+        for name in volume.files().iter().filter(is_blob) {
+            fs::remove_file(volume.dir().join(name)).expect("it is there");
+        }
+    }
+    let job = master.job("drain", &json!({ "volume": volumes[0].addr(), "rate": "unlimited" }).to_string());
+    let status = &job["status"];
+    assert_eq!(job["state"], "left", "{job}");
+    // Each key, and that the volume isn't empty.
+    assert_eq!(status["problems"], json!(on_it + 1), "{job}");
+    assert_eq!(status["findings"].as_array().expect("a list").len(), on_it + 1, "{job}");
+}
+
 /// A Go original may have stored them at another path, so they are looked at wherever they are said to be.
 #[test]
 fn keys_that_may_lie_elsewhere_are_counted_among_those_to_be_moved() {
