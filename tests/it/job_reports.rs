@@ -49,6 +49,23 @@ fn a_job_that_has_ended_stays_what_it_was() {
     assert_eq!(master.json("GET", &path, ""), done);
 }
 
+#[test]
+fn a_scrub_that_is_stopped_does_not_go_on_to_walk_the_volumes() {
+    let volumes = volumes(3);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    (0..5).for_each(|number| master.put(&format!("/{number}"), b"x"));
+    let id = master.json("POST", "/api/jobs/scrub", r#"{"rate":"0.1"}"#)["id"].as_u64().expect("a number");
+    eventually("it reads", || {
+        master.json("GET", &format!("/api/jobs/{id}"), "")["status"]["phase"] == "reading every replica"
+    });
+    master.json("DELETE", &format!("/api/jobs/{id}"), "");
+    let ended = master.end_of(id);
+    assert_eq!(
+        (&ended["state"], &ended["status"]["phase"]),
+        (&json!("stopped"), &json!("reading every replica"))
+    );
+}
+
 /// The upload was placed before the volume was to be emptied, and is in no record before its end.
 #[test]
 fn a_drain_waits_for_uploads_that_are_on_their_way_to_the_volume() {

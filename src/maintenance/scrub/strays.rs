@@ -136,6 +136,9 @@ impl Walk {
     async fn run(&self, scrub: &Scrub, store: &Store) -> Result<(), IndexError> {
         let walker = walker(scrub);
         while let Some((top, trees)) = self.folders.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            if scrub.control.is_stopped() {
+                break;
+            }
             let trees = self.present(scrub, trees.iter().collect());
             match walker.second_level(&format!("/{top}"), &trees).await {
                 Ok(second) => {
@@ -388,9 +391,9 @@ impl Walk {
             if place.is_none() {
                 scrub.unclean().extend(record.replicas.iter().map(Replica::volume));
             }
-        }
             let finding = Finding::new(Kind::WrongSidecar, Some(key), place.as_ref(), what + &why_not);
             scrub.report(Finding { mended, ..finding });
+        }
         Ok(())
     }
 }
