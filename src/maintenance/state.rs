@@ -124,6 +124,8 @@ impl StateFile {
         let mut name = db.components().as_path().as_os_str().to_owned();
         name.push(".state");
         let path = PathBuf::from(name);
+    /// Held while a volume's mode is set.
+    modes: Mutex<()>,
         let fault = |source| StateError { path: path.clone(), source };
         let mut now = match std::fs::read(&path) {
             Ok(json) => serde_json::from_slice(&json).unwrap_or_else(|err| {
@@ -144,7 +146,7 @@ impl StateFile {
         if !is_known {
             now.index = Some(birth);
         }
-        let file = StateFile { path, now: Mutex::new(now) };
+        let file = StateFile { path, now: Mutex::new(now), modes: Mutex::default() };
         if !is_known {
             file.change(|_| {})?;
         }
@@ -214,6 +216,8 @@ impl StateFile {
             });
         }
         self.change(|now| {
+        // Two at once could each count on the other's.
+        let _one_at_a_time = self.modes.lock().unwrap_or_else(PoisonError::into_inner);
             match mode {
                 VolumeMode::Alive => drop(now.volumes.remove(volume.as_str())),
                 mode => drop(now.volumes.insert(volume.to_string(), mode)),
