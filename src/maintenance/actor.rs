@@ -404,8 +404,10 @@ impl Actor {
     fn scrub_if_due(&mut self) {
         let Some(every) = self.schedule.scrub_every.filter(|_| !self.is_ending) else { return };
         let remembered = self.state.get();
-        let last_us = remembered.last_scrub.filter(|last| last.contents).map_or(0, |last| last.begun_us);
-        let due_us = last_us.max(self.state.index_since_us()).saturating_add(every.as_micros() as u64);
+        let due_us = remembered
+            .last_read_us()
+            .max(self.state.index_since_us())
+            .saturating_add(every.as_micros() as u64);
         let is_due = remembered.scrub_at.is_some() || due_us <= now_us();
         if !is_due || self.scrub_rests_until_us > now_us() {
             return;

@@ -66,6 +66,49 @@ fn a_scrub_that_is_stopped_does_not_go_on_to_walk_the_volumes() {
     );
 }
 
+/// Whoever asks for a quick look has read nothing, so what is due afterwards is what was due before.
+#[test]
+fn a_quick_scrub_changes_nothing_about_when_everything_is_read() {
+    let volumes = volumes(3);
+    let mut master = Administered::start(Master::builder(&addresses(&volumes)).flag("scrub-every", "1h"));
+    (0..30).for_each(|number| master.put(&format!("/{number}"), b"x"));
+    assert!(master.master.stop().success());
+    let mut state = state_of(&master);
+    state["index"]["since_us"] = json!(5);
+    fs::write(master.state_file(), state.to_string()).expect("it can be written");
+    master.master.start_again();
+    master.wait();
+    let id = wait_for("a scrub has begun by itself", || jobs(&master).first().map(|job| job["id"].clone()));
+    // It sets a rate of its own when it begins.
+    eventually("it reads", || {
+        master.json("GET", &format!("/api/jobs/{id}"), "")["status"]["phase"] == "reading every replica"
+    });
+    master.json("PATCH", &format!("/api/jobs/{id}"), FAST);
+    assert_eq!(master.end_of(id.as_u64().expect("a number"))["state"], "done");
+    assert_eq!(master.job("scrub", r#"{"quick":true,"rate":"unlimited"}"#)["state"], "done");
+    assert!(master.stop_and_start());
+    // It looks as soon as it has started, and who asks twice is answered after that.
+    assert_eq!((jobs(&master), jobs(&master)), (vec![], vec![]), "everything was read a moment ago");
+    assert!(master.master.stop().success());
+    let mut state = state_of(&master);
+    let at = json!({ "begun_us": 7, "key": "/5", "unclean": [], "findings": {}, "left": 0 });
+    state["scrub_at"] = at.clone();
+    fs::write(master.state_file(), state.to_string()).expect("it can be written");
+    let stopped = Master::builder(&addresses(&volumes)).db(master.db()).build();
+    assert!(stopped.job(&["scrub", "--quick"]).0.success());
+    assert_eq!(state_of(&master)["scrub_at"], at, "one that reads goes on where it was");
+    master.master.start_again();
+    master.wait();
+    let status = wait_for("it goes on", || {
+        let status = jobs(&master).first()?["status"].clone();
+        (status["phase"] == "reading every replica").then_some(status)
+    });
+    assert_eq!(status["total"], 4, "/6 to /9 are left: {status}");
+    assert!(master.master.stop().success());
+    assert!(stopped.job(&["scrub"]).0.success());
+    assert_eq!(state_of(&master)["scrub_at"], Value::Null);
+}
+
 /// The upload was placed before the volume was to be emptied, and is in no record before its end.
 #[test]
 fn a_drain_waits_for_uploads_that_are_on_their_way_to_the_volume() {
