@@ -438,8 +438,8 @@ impl<T: Table> Actor<T> {
     }
 
     fn list(&mut self, request: &PageRequest) -> Result<Result<Page, IndexError>, TableError> {
-        if request.listing == Listing::Writing {
-            return Ok(Ok(self.writing(request)));
+        if matches!(request.listing, Listing::Writing | Listing::Held) {
+            return Ok(Ok(self.held(request)));
         }
         let count = request.limit.clamp(PAGE_ENTRIES_LEAST, PAGE_ENTRIES);
         let entries = self.table.page(request.from.as_ref().map(Vec::as_slice), count)?;
@@ -467,9 +467,10 @@ impl<T: Table> Actor<T> {
         Ok(Ok(page))
     }
 
-    fn writing(&self, request: &PageRequest) -> Page {
+    fn held(&self, request: &PageRequest) -> Page {
         let asked = (request.from.clone(), Bound::Unbounded);
-        let held = self.slots.written_keys().map(|key| key.as_bytes().to_vec());
+        let is_wanted = |key: &&Key| request.listing == Listing::Held || !self.slots.is_claimed(key);
+        let held = self.slots.held_keys().filter(is_wanted).map(|key| key.as_bytes().to_vec());
         let mut keys: Vec<Vec<u8>> =
             held.filter(|key| key.starts_with(&request.prefix) && asked.contains(key)).collect();
         keys.sort_unstable();

@@ -49,6 +49,8 @@ pub enum Listing {
     Unlinked,
     /// Those that a client is writing or removing at this moment, whether they have a record or not.
     Writing,
+    /// Those that anybody holds at this moment, a client or a job.
+    Held,
 }
 
 /// What to list.

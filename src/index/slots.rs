@@ -109,9 +109,9 @@ impl Slots {
         self.claimed.insert(slot);
     }
 
-    /// The keys that are held by others than the background, in no order.
-    pub(super) fn written_keys(&self) -> impl Iterator<Item = &Key> {
-        self.held.iter().filter(|(_, slot)| !self.claimed.contains(slot)).map(|(key, _)| key)
+    /// The keys that are held, in no order.
+    pub(super) fn held_keys(&self) -> impl Iterator<Item = &Key> {
+        self.held.keys()
     }
 
     /// Stores a new intent in the lowest free slot and holds its key. `None` when all are taken.

@@ -231,7 +231,7 @@ impl Maintenance {
         self.ask(|reply| Message::Stop(id, reply)).await.flatten().ok_or(NoSuchJob(id))
     }
 
-    /// Has a job go on at another rate.
+    /// Has a job go on at another rate. No effect on one that has ended.
     pub async fn set_rate(&self, id: u64, rate: Rate) -> Result<Job, NoSuchJob> {
         self.ask(|reply| Message::SetRate(id, rate, reply)).await.flatten().ok_or(NoSuchJob(id))
     }
@@ -302,9 +302,9 @@ impl Actor {
             }
             Message::Stop(id, reply) => {
                 let entry = self.jobs.get(&id);
-                if let Some(entry) = entry {
+                if let Some(entry) = entry.filter(|entry| entry.ended.is_none()) {
                     entry.control.stop.store(true, Ordering::Relaxed);
-                    if matches!(entry.task, Task::Scrub { scheduled: true, .. }) && entry.ended.is_none() {
+                    if matches!(entry.task, Task::Scrub { scheduled: true, .. }) {
                         let every = self.schedule.scrub_every.unwrap_or_default();
                         self.scrub_rests_until_us = now_us().saturating_add(every.as_micros() as u64);
                     }
@@ -313,7 +313,7 @@ impl Actor {
             }
             Message::SetRate(id, rate, reply) => {
                 let entry = self.jobs.get(&id);
-                if let Some(entry) = entry {
+                if let Some(entry) = entry.filter(|entry| entry.ended.is_none()) {
                     entry.control.pace.set(rate);
                 }
                 let _ = reply.send(entry.map(|entry| entry.job(id)));
@@ -404,8 +404,10 @@ impl Actor {
     fn scrub_if_due(&mut self) {
         let Some(every) = self.schedule.scrub_every.filter(|_| !self.is_ending) else { return };
         let remembered = self.state.get();
-        let last_us = remembered.last_scrub.filter(|last| last.contents).map_or(0, |last| last.begun_us);
-        let due_us = last_us.max(self.state.index_since_us()).saturating_add(every.as_micros() as u64);
+        let due_us = remembered
+            .last_read_us()
+            .max(self.state.index_since_us())
+            .saturating_add(every.as_micros() as u64);
         let is_due = remembered.scrub_at.is_some() || due_us <= now_us();
         if !is_due || self.scrub_rests_until_us > now_us() {
             return;

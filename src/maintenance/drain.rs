@@ -6,9 +6,11 @@ use super::offline::{self, MaintenanceError, OfflineRequest};
 use super::pages::Pages;
 use super::rebalance;
 use super::state::StateFile;
-use crate::index::{Index, IndexError};
+use crate::index::{Index, IndexError, Listing, PageRequest};
 use crate::model::{Replica, Volume, VolumeMode};
 use crate::store::StoreParts;
+use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::time::Duration;
 
 /// Before it is looked for keys that were written meanwhile.
@@ -44,10 +46,13 @@ pub(super) async fn run_online(
     let index = parts.index.handle();
     state.set_mode(&parts.placer, volume, VolumeMode::Drain)?;
     rebalance::run_online(parts, control).await?;
+    // Some may have been on their way to it when its mode was set, and are in no record yet.
+    wait_for_writes(&index, control).await?;
     let mut left = left_on(&index, volume).await?;
     while left > 0 && !control.is_stopped() {
-        // Writes that were on their way to it when its mode was set. What doesn't get less is something else.
+        // What came of such writes. What doesn't get less is something else.
         control.wait(PAUSE).await;
+        control.progress.forget_findings();
         rebalance::run_online(parts, control).await?;
         let before = std::mem::replace(&mut left, left_on(&index, volume).await?);
         if left >= before {
@@ -55,6 +60,33 @@ pub(super) async fn run_online(
         }
     }
     Ok(report_left(&index, volume, control).await?)
+}
+
+/// Waits until every write and move that is under way now has ended.
+async fn wait_for_writes(index: &Index, control: &Control) -> Result<(), IndexError> {
+    let mut begun_before = held_keys(index).await?;
+    control.progress.begin("waiting for writes that began before", begun_before.len() as u64);
+    while !begun_before.is_empty() && !control.is_stopped() {
+        control.wait(PAUSE).await;
+        let held = held_keys(index).await?;
+        begun_before.retain(|key| {
+            held.contains(key) || {
+                control.progress.step();
+                false
+            }
+        });
+    }
+    Ok(())
+}
+
+async fn held_keys(index: &Index) -> Result<BTreeSet<Vec<u8>>, IndexError> {
+    let all = PageRequest {
+        prefix: b"/".to_vec(),
+        from: Bound::Unbounded,
+        limit: usize::MAX,
+        listing: Listing::Held,
+    };
+    Ok(index.list(all).await?.keys.into_iter().collect())
 }
 
 /// A volume that a record still names isn't empty.

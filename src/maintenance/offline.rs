@@ -6,7 +6,7 @@ use super::state::StateFile;
 use crate::index::table::TableError;
 use crate::index::{self, Index, IndexError, IndexServer, leveldb};
 use crate::model::{Placer, Replica, Volume};
-use crate::store::{StoreOptions, StoreParts};
+use crate::store::{StoreOptions, StoreParts, is_home};
 use crate::volume::{self, Adopt, ClusterId, Credentials, Health, ProbeOutcome, Timeouts, VolumeError};
 use actix_rt::task::JoinHandle;
 use arc_swap::ArcSwap;
@@ -216,7 +216,7 @@ impl Survey {
             survey.keys += records.len() as u64;
             for (key, record) in records {
                 let Ok(record) = record else { continue };
-                survey.away += u64::from(record.replicas != placer.placement(key.as_bytes()));
+                survey.away += u64::from(!is_home(placer, &key, &record));
                 survey.add_strangers(placer, &record.replicas);
             }
         }

@@ -34,6 +34,15 @@ impl Pages<'_> {
     }
 }
 
+/// How many records there are from `cursor` on.
+pub(super) async fn count_from(index: &Index, mut cursor: Cursor) -> Result<u64, IndexError> {
+    let mut count = 0;
+    while let Some(records) = next_page(index, &mut cursor).await? {
+        count += records.len() as u64;
+    }
+    Ok(count)
+}
+
 /// The page at `cursor`, which moves behind it; `None` when there are no more.
 pub(super) async fn next_page(index: &Index, cursor: &mut Cursor) -> Result<Option<Records>, IndexError> {
     let Some(from) = cursor.take() else { return Ok(None) };

@@ -37,6 +37,8 @@ pub struct Remembered {
     pub forgotten: BTreeSet<String>,
     /// The last scrub that came to its end.
     pub last_scrub: Option<ScrubSummary>,
+    /// When the last scrub began that read everything and came to its end, µs since 1970; 0 for never.
+    pub read_us: u64,
     /// When each volume was last found clean.
     pub clean: BTreeMap<String, Clean>,
     /// How much the last scrub that walked all of a volume found there.
@@ -45,6 +47,14 @@ pub struct Remembered {
     pub scrub_at: Option<ScrubPosition>,
     /// Which directory the index was, and since when.
     index: Option<Birth>,
+}
+
+impl Remembered {
+    /// As [`Remembered::read_us`], also in a file that doesn't tell it yet.
+    pub(super) fn last_read_us(&self) -> u64 {
+        let last = self.last_scrub.as_ref().filter(|last| last.contents);
+        last.map_or(0, |last| last.begun_us).max(self.read_us)
+    }
 }
 
 /// What a scrub found.
@@ -114,6 +124,8 @@ struct Birth {
 pub struct StateFile {
     path: PathBuf,
     now: Mutex<Remembered>,
+    /// Held while a volume's mode is set.
+    modes: Mutex<()>,
 }
 
 impl StateFile {
@@ -144,7 +156,7 @@ impl StateFile {
         if !is_known {
             now.index = Some(birth);
         }
-        let file = StateFile { path, now: Mutex::new(now) };
+        let file = StateFile { path, now: Mutex::new(now), modes: Mutex::default() };
         if !is_known {
             file.change(|_| {})?;
         }
@@ -204,6 +216,8 @@ impl StateFile {
         if !placer.volumes().contains(volume) {
             return Err(MaintenanceError::NoSuchVolume(volume.clone()));
         }
+        // Two at once could each count on the other's.
+        let _one_at_a_time = self.modes.lock().unwrap_or_else(PoisonError::into_inner);
         let takes_blobs = |other: &&Volume| *other != volume && placer.mode_of(other) == VolumeMode::Alive;
         let left = placer.volumes().iter().filter(takes_blobs).count();
         if mode != VolumeMode::Alive && left < placer.replicas() {

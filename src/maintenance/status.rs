@@ -90,7 +90,7 @@ pub struct Status {
     pub phase: String,
     /// Steps that are done.
     pub done: u64,
-    /// Steps that there are; 0 while that isn't known.
+    /// Steps that there are, never fewer than are done; 0 while that isn't known.
     pub total: u64,
     /// Keys that are done.
     pub keys: u64,
@@ -106,7 +106,7 @@ pub struct Status {
     pub findings: Vec<Finding>,
     /// Seconds since it began.
     pub seconds: f64,
-    /// Seconds until it is done, at the rate so far.
+    /// Seconds until the phase is done, at its rate so far.
     pub eta_seconds: Option<f64>,
 }
 
@@ -128,6 +128,8 @@ type Listener = Box<dyn Fn(&Finding) + Send + Sync>;
 #[derive(Default)]
 struct Told {
     phase: String,
+    /// When the phase began; `None` before the first.
+    since: Option<Instant>,
     kinds: BTreeMap<Kind, u64>,
     findings: Vec<Finding>,
 }
@@ -156,7 +158,8 @@ impl Progress {
 
     /// Begins a phase of `total` steps; 0 where that isn't known.
     pub fn begin(&self, phase: &str, total: u64) {
-        self.told().phase = phase.to_owned();
+        let mut told = self.told();
+        (told.phase, told.since) = (phase.to_owned(), Some(Instant::now()));
         self.done.store(0, Ordering::Relaxed);
         self.total.store(total, Ordering::Relaxed);
     }
@@ -200,6 +203,14 @@ impl Progress {
         }
     }
 
+    /// Everything is looked at anew, so that what is still wrong is told once more.
+    pub(super) fn forget_findings(&self) {
+        let mut told = self.told();
+        (told.kinds, told.findings) = (BTreeMap::new(), Vec::new());
+        self.problems.store(0, Ordering::Relaxed);
+        self.mended.store(0, Ordering::Relaxed);
+    }
+
     /// Something that a person may want to know and that is no fault.
     pub fn note(&self, what: impl fmt::Display) {
         info!("{what}");
@@ -213,10 +224,12 @@ impl Progress {
     /// The job at this moment.
     pub fn status(&self) -> Status {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (done, total) = (load(&self.done), load(&self.total));
-        let seconds = self.begun.elapsed().as_secs_f64();
-        let left = total.saturating_sub(done) as f64;
         let told = self.told();
+        let (done, total) = (load(&self.done), load(&self.total));
+        // Clients make more while it runs.
+        let total = if total > 0 { total.max(done) } else { 0 };
+        let phase_seconds = told.since.unwrap_or(self.begun).elapsed().as_secs_f64();
+        let left = (total - done.min(total)) as f64;
         Status {
             phase: told.phase.clone(),
             done,
@@ -227,8 +240,8 @@ impl Progress {
             mended: load(&self.mended),
             kinds: told.kinds.clone(),
             findings: told.findings.clone(),
-            seconds,
-            eta_seconds: (done > 0 && total > 0).then(|| seconds / done as f64 * left),
+            seconds: self.begun.elapsed().as_secs_f64(),
+            eta_seconds: (done > 0 && total > 0).then(|| phase_seconds / done as f64 * left),
         }
     }
 
@@ -262,7 +275,8 @@ impl Control {
         while !self.is_stopped() {
             match self.pace.seconds_left(Instant::now()) {
                 None => return true,
-                Some(left) => sleep(LOOK_EVERY.min(Duration::from_secs_f64(left))).await,
+                // At a rate small enough it is longer than a `Duration` can be.
+                Some(left) => sleep(Duration::from_secs_f64(left.min(LOOK_EVERY.as_secs_f64()))).await,
             }
         }
         false
@@ -325,5 +339,18 @@ mod tests {
         assert_eq!((status.phase.as_str(), status.done, status.total, status.keys), ("reading", 1, 4, 3));
         assert_eq!((status.problems, status.findings[0].to_string()), (1, "/a%20b: is gone".to_owned()));
         assert!(status.eta_seconds.is_some());
+    }
+
+    #[test]
+    fn the_time_left_is_that_of_the_phase_and_no_more_is_done_than_there_is() {
+        let progress = Progress { begun: Instant::now() - Duration::from_secs(3600), ..Progress::default() };
+        progress.begin("reading", 3);
+        progress.step();
+        let left = progress.status().eta_seconds.expect("there is a rate");
+        assert!(left < 60.0, "{left} s after an hour in another phase");
+        (0..4).for_each(|_| progress.step());
+        let status = progress.status();
+        assert_eq!((status.done, status.total, status.eta_seconds), (5, 5, Some(0.0)));
+        assert!(status.seconds >= 3600.0);
     }
 }

@@ -9,7 +9,7 @@ use super::link::previous;
 use super::sidecars::{agrees, beside_copy};
 use super::{Store, StoreError};
 use crate::index::{Ending, Reservation, Verb, files_at, files_of_record, now_us};
-use crate::model::{File, Key, Md5, PlacedFile, Record, Replica, Sidecar, path_of};
+use crate::model::{File, Key, Md5, PlacedFile, Placer, Record, Replica, Sidecar, path_of};
 use crate::volume::{Content, CopyError, VolumeError};
 use futures_util::future::join_all;
 use log::warn;
@@ -112,7 +112,7 @@ impl Store {
 
     /// Whether nothing is to be moved, as far as the record tells.
     pub fn is_home(&self, key: &Key, record: &Record) -> bool {
-        record.replicas == self.placer.placement(key.as_bytes()) && !may_be_folded(key, record)
+        is_home(&self.placer, key, record)
     }
 
     /// Brings the replicas of `key`, live or unlinked, to their placement. Old copies stay for `keep_old`, for readers
@@ -165,7 +165,7 @@ impl Move<'_> {
         let mut md5 = self.record.md5.or_else(|| Md5::parse(newest?.md5.as_ref()?));
         let mut size = newest.and_then(|sidecar| sidecar.size);
         if self.depth == Depth::Contents {
-            match judge(&mut seen, Known { size: size.filter(|_| md5.is_none()), md5 }) {
+            match judge_named(&self.record, &mut seen, Known { size: size.filter(|_| md5.is_none()), md5 }) {
                 Verdict::Right(content) => (size, md5) = (Some(content.size), content.md5),
                 Verdict::Nothing => {}
                 Verdict::Undecided => return self.give_up(no_plan(&key, NoPlan::Conflict)).await,
@@ -206,7 +206,7 @@ impl Move<'_> {
         self.commit(record, left).await
     }
 
-    /// The places of the record; for a repair those of the placement too.
+    /// The places of the record; for a repair those of the placement too, behind them.
     async fn look(&self) -> Vec<Seen> {
         let mut places = self.record.replicas.clone();
         if self.depth == Depth::Contents {
@@ -381,6 +381,31 @@ impl Move<'_> {
     async fn give_up(self, err: StoreError) -> Result<Moved, StoreError> {
         self.reservation.release(Ending::default()).await?;
         Err(err)
+    }
+}
+
+/// As [`Store::is_home`], for those who have no store yet.
+pub fn is_home(placer: &Placer, key: &Key, record: &Record) -> bool {
+    record.replicas == placer.placement(key.as_bytes()) && !may_be_folded(key, record)
+}
+
+/// As [`judge`], where files that the record doesn't name have no say beside those that it does: they may be another
+/// content that was left there. Only when every replica is known to be lost they are asked what it was. `seen` begins with
+/// the places of the record.
+fn judge_named(record: &Record, seen: &mut [Seen], known: Known) -> Verdict {
+    let (named, others) = seen.split_at_mut(record.replicas.len());
+    let is_silent = |seen: &Seen| matches!(seen.finding, Finding::Silent(_));
+    match judge(named, known) {
+        Verdict::Right(content) => {
+            judge(others, Known { size: Some(content.size), md5: content.md5 });
+            Verdict::Right(content)
+        }
+        Verdict::Nothing if known.md5.is_none() && named.iter().any(is_silent) => {
+            others.iter_mut().for_each(|seen| seen.finding = Finding::Absent);
+            Verdict::Nothing
+        }
+        Verdict::Nothing => judge(others, known),
+        Verdict::Undecided => Verdict::Undecided,
     }
 }
 

@@ -48,6 +48,21 @@ impl Store {
         (sidecars, is_whole)
     }
 
+    /// The places, of `replicas`, whose sidecar is there and none.
+    pub async fn unreadable_sidecars(&self, key: &Key, replicas: &[Replica]) -> Vec<Replica> {
+        let path = path_of(key, File::Sidecar);
+        let reads = replicas.iter().map(async |replica| {
+            match self.volumes.get(replica, &path, Sidecar::MAX_BYTES).await {
+                Ok(Some(content)) => Sidecar::parse(&content).is_none(),
+                Err(VolumeError::TooLarge { .. }) => true,
+                Ok(None) | Err(_) => false,
+            }
+        });
+        let are_unreadable = join_all(reads).await;
+        let found = replicas.iter().zip(are_unreadable).filter(|(_, is_unreadable)| *is_unreadable);
+        found.map(|(replica, _)| replica.clone()).collect()
+    }
+
     /// The size of the blob that `record` names, in bytes, if any replica tells.
     pub(super) async fn size_of(&self, reservation: &Reservation, record: &Record) -> Option<u64> {
         let candidates = self.candidates(reservation.key(), record);

@@ -14,6 +14,7 @@ mod forget;
 mod go_cluster;
 mod harness;
 mod harness_itself;
+mod job_reports;
 mod metrics;
 mod mkv_script;
 mod native_api;

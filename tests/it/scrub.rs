@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use minikeyvalue::index::leveldb;
 use minikeyvalue::index::table::{Change, Entry, Table};
-use minikeyvalue::model::{File, Key, Md5, Record, Replica, State, path_of};
+use minikeyvalue::model::{File, Key, Md5, Record, Replica, Sidecar, State, path_of};
 
 use crate::harness::{Cluster, Master, Volume, addresses, entries_of, eventually, placer};
 
@@ -495,4 +495,59 @@ fn an_index_that_a_server_has_is_left_alone() {
     refused(&cluster.master);
     first.kill().expect("it is our child");
     first.wait().expect("it is our child");
+}
+
+/// As a Go original has left them: files of an earlier version at places that the record doesn't name. They are more than the
+/// replicas that it does, and no MD5 says which is right.
+#[test]
+fn files_that_no_record_names_do_not_outvote_a_replica() {
+    let mut cluster = Cluster::of(3, |master| master.flag("md5sum", "false").flag("replicas", "1"));
+    cluster.master.put("/a", b"some content");
+    assert!(cluster.master.stop().success());
+    let replica = replica_file(&cluster.master, &cluster.volumes, "/a", 0);
+    let place = record_of(&cluster.master, "/a").replicas[0].clone();
+    let grown = Master::builder(&addresses(&cluster.volumes)).flag("md5sum", "false").db(cluster.master.db());
+    let (grown, ranked) = (grown.build(), placer(&cluster.volumes, 3).ranked(b"/a"));
+    for other in ranked.iter().filter(|other| **other != place) {
+        write(&file_at(&cluster.volumes, other, "/a", File::Blob(None)), b"old content!");
+    }
+    // Also when nobody can tell what the replica is.
+    cluster.volume_of(place.as_str()).stop();
+    let (left, mended) = findings(&grown, &["repair"]);
+    assert!(kinds(&left).contains_key("unreachable") && mended.is_empty(), "{left:?} {mended:?}");
+    assert_eq!(record_of(&grown, "/a").replicas, std::slice::from_ref(&place));
+    cluster.volume_of(place.as_str()).start_again();
+    findings(&grown, &["repair"]);
+    assert_eq!(fs::read(&replica).unwrap(), b"some content");
+    assert_eq!(findings(&grown, &["scrub"]), (vec![], vec![]));
+    for index in 0..3 {
+        assert_eq!(fs::read(replica_file(&grown, &cluster.volumes, "/a", index)).unwrap(), b"some content");
+    }
+}
+
+/// The others say what it said; it is told once, and of its volume too, and written anew.
+#[test]
+fn a_sidecar_that_is_garbage_is_mended() {
+    let mut cluster = Cluster::start();
+    (0..20).for_each(|number| cluster.master.put(&format!("/{number}"), b"some content"));
+    assert_eq!(cluster.master.call("REPLACE", "/a", b"some content").status, 201);
+    assert_eq!(cluster.master.call("UNLINK", "/a", b"").status, 204);
+    assert!(cluster.master.stop().success());
+    let (master, volumes) = (&cluster.master, &cluster.volumes);
+    let place = record_of(master, "/a").replicas[1].clone();
+    let sidecar = file_at(volumes, &place, "/a", File::Sidecar);
+    let before = fs::read(&sidecar).unwrap();
+    for garbage in [&b"\xff{"[..], b"", &[b' '; 1 << 20]] {
+        fs::write(&sidecar, garbage).unwrap();
+        let expected = vec![("wrong-sidecar".to_owned(), "/a".to_owned(), place.to_string())];
+        assert_eq!(findings(master, &["scrub"]), (expected.clone(), vec![]));
+        let clean = state_of(master)["clean"].clone();
+        assert_eq!(clean[place.volume().as_str()], serde_json::Value::Null, "{clean}");
+        assert_eq!(findings(master, &["repair", "--delete-orphans"]), (vec![], expected));
+        assert_eq!(
+            Sidecar::parse(&fs::read(&sidecar).unwrap()).map(|now| now.state),
+            Sidecar::parse(&before).map(|then| then.state)
+        );
+    }
+    assert_eq!(findings(master, &["scrub"]), (vec![], vec![]));
 }

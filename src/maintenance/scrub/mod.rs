@@ -9,11 +9,11 @@ mod position;
 mod strays;
 
 use super::offline::{self, MaintenanceError, OfflineRequest};
-use super::pages::next_page;
+use super::pages::{count_from, next_page};
 use super::settle::settle_all;
 use super::state::{Clean, ScrubPosition, ScrubSummary, StateFile, Used};
 use super::threads::{Effort, on_threads};
-use super::{Control, Finding, Kind};
+use super::{Control, Finding, Kind, Progress};
 use crate::index::{IndexError, now_us};
 use crate::model::{Key, Record, RecordError, Replica, Volume};
 use crate::store::{Depth, Fault, Store, StoreError, StoreParts};
@@ -74,6 +74,8 @@ struct Scrub {
     request: ScrubRequest,
     state: Arc<StateFile>,
     control: Control,
+    /// Hears what a walk over the volumes tells before it is confirmed.
+    unheard: Progress,
     position: Position,
     /// Volumes about which something was found, or which could not be read.
     unclean: Mutex<BTreeSet<Volume>>,
@@ -108,7 +110,8 @@ pub async fn run(
     let position = Position::new(request.origin, &state);
     let earlier = position.earlier().map_or_else(BTreeSet::new, |at| at.unclean.clone());
     let unclean = Mutex::new(earlier.iter().filter_map(|name| name.parse().ok()).collect());
-    let scrub = Scrub { parts, request, state, control, position, unclean };
+    let unheard = Progress::told_to(|_| {});
+    let scrub = Scrub { parts, request, state, control, unheard, position, unclean };
     Arc::new(scrub).run(keys).await
 }
 
@@ -118,9 +121,16 @@ impl Scrub {
             Depth::Sizes => "asking for every replica",
             Depth::Contents => "reading every replica",
         };
+        let keys = match self.position.earlier() {
+            None => keys,
+            Some(_) => count_from(&self.parts.index.handle(), self.position.cursor().await.clone()).await?,
+        };
         self.control.progress.begin(phase, keys);
         self.on_threads(async |scrub, store| scrub.records(store).await).await?;
-        let used = strays::find_all(&self).await?;
+        let used = match self.control.is_stopped() {
+            true => BTreeMap::new(),
+            false => strays::find_all(&self).await?,
+        };
         match self.control.is_stopped() {
             true => {
                 self.report(Finding::new(Kind::Other, None, None, "stopped before the end; run it again"));
@@ -287,8 +297,14 @@ impl Scrub {
         let unclean = self.unclean();
         let clean = self.parts.placer.volumes().iter().filter(|volume| !unclean.contains(volume));
         Ok(self.state.change(|now| {
+            if contents {
+                // One that only asks for sizes takes nothing from one that reads and isn't done.
+                now.scrub_at = None;
+                now.read_us = begun_us;
+            } else {
+                now.read_us = now.last_read_us();
+            }
             now.last_scrub = Some(summary);
-            now.scrub_at = None;
             for (volume, bytes) in used {
                 now.used.insert(volume.to_string(), Used { bytes, at_us: now_us() });
             }

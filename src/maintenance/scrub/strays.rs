@@ -127,7 +127,8 @@ async fn folders(scrub: &Scrub) -> (Vec<(String, Vec<Replica>)>, BTreeSet<Volume
 }
 
 fn walker(scrub: &Scrub) -> Walker<'_> {
-    Walker::new(scrub.parts.volumes(), &scrub.control.progress)
+    // What it can't read is looked at again with the key held.
+    Walker::new(scrub.parts.volumes(), &scrub.unheard)
 }
 
 impl Walk {
@@ -135,6 +136,9 @@ impl Walk {
     async fn run(&self, scrub: &Scrub, store: &Store) -> Result<(), IndexError> {
         let walker = walker(scrub);
         while let Some((top, trees)) = self.folders.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            if scrub.control.is_stopped() {
+                break;
+            }
             let trees = self.present(scrub, trees.iter().collect());
             match walker.second_level(&format!("/{top}"), &trees).await {
                 Ok(second) => {
@@ -182,7 +186,7 @@ impl Walk {
     fn present<'t>(&self, scrub: &Scrub, mut trees: Vec<&'t Replica>) -> Vec<&'t Replica> {
         trees.retain(|tree| {
             let is_up = scrub.parts.health.is_up(tree);
-            if !is_up && self.away().insert(tree.volume()) {
+            if !is_up && self.away().insert(tree.volume()) && self.aim != Aim::Count {
                 scrub.report(Finding::new(Kind::Unreachable, None, Some(tree), "the volume is down"));
             }
             is_up
@@ -229,7 +233,8 @@ impl Walk {
             Err(IndexError::Record { .. }) => return Ok(()),
             Err(err) => return Err(err),
         };
-        let is_believed = disbelief(record.as_ref(), &sighting, self.is_whole()).is_none();
+        let is_readable = sighting.sidecars.len() == sighting.noted_at.len();
+        let is_believed = is_readable && disbelief(record.as_ref(), &sighting, self.is_whole()).is_none();
         if is_believed && strays(record.as_ref(), &sighting).is_empty() {
             return Ok(());
         }
@@ -249,22 +254,27 @@ impl Walk {
         if self.aim == Aim::Count {
             return reservation.release(Ending::default()).await;
         }
-        let mut wrong = disbelief(record.as_ref(), &sighting, self.is_whole());
         // The folder was listed a while ago, and the key may have been written since.
-        if let Some(record) = record.as_ref().filter(|_| wrong.is_some())
-            && store.is_noted(&key, record, &sighting.noted_at).await
-        {
-            wrong = None;
+        let mut wrong = Vec::new();
+        if let Some(record) = &record {
+            if let Some(words) = disbelief(Some(record), &sighting, self.is_whole())
+                && !store.is_noted(&key, record, &sighting.noted_at).await
+            {
+                wrong.push((None, words));
+            }
+            if !is_readable {
+                let unreadable = store.unreadable_sidecars(&key, &record.replicas).await;
+                let words = "its sidecar can't be read".to_owned();
+                wrong.extend(unreadable.into_iter().map(|place| (Some(place), words.clone())));
+            }
         }
         let removed = self.settle(scrub, store, &key, reservation, record.as_ref(), found).await;
         if let Err(err) = fatal_or_not(removed)? {
             scrub.report(Finding::new(Kind::Other, Some(&key), None, err));
         }
-        match (wrong, record) {
-            (Some(wrong), Some(record)) => {
-                self.sidecars(scrub, store, &key, &record, &sighting.noted_at, wrong).await
-            }
-            _ => Ok(()),
+        match record.filter(|_| !wrong.is_empty()) {
+            Some(record) => self.sidecars(scrub, store, &key, &record, &sighting.noted_at, wrong).await,
+            None => Ok(()),
         }
     }
 
@@ -367,18 +377,23 @@ impl Walk {
         key: &Key,
         record: &Record,
         noted_at: &[Replica],
-        wrong: String,
+        wrong: Vec<(Option<Replica>, String)>,
     ) -> Result<(), IndexError> {
-        let mut finding = Finding::new(Kind::WrongSidecar, Some(key), None, wrong);
+        let (mut mended, mut why_not) = (false, String::new());
         if scrub.request.repair.is_some() {
             let rewritten = patiently(async || store.rewrite_sidecars(key, noted_at).await).await;
             match fatal_or_not(rewritten)? {
-                Ok(()) => finding.mended = true,
-                Err(err) => finding.what += &format!("; {err}"),
+                Ok(()) => mended = true,
+                Err(err) => why_not = format!("; {err}"),
             }
         }
-        scrub.unclean().extend(record.replicas.iter().map(Replica::volume));
-        scrub.report(finding);
+        for (place, what) in wrong {
+            if place.is_none() {
+                scrub.unclean().extend(record.replicas.iter().map(Replica::volume));
+            }
+            let finding = Finding::new(Kind::WrongSidecar, Some(key), place.as_ref(), what + &why_not);
+            scrub.report(Finding { mended, ..finding });
+        }
         Ok(())
     }
 }
