@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 /// How soon a job that waits notices that it is to end, or has another rate.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// The longest wait within a blob. nginx closes a connection from which nothing is taken for a minute (`send_timeout`), and
+/// the buffers between hold some tens of what is read at once; what isn't paid for is waited for before the next blob.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
 /// Findings that are kept; all are counted and logged.
 const MAX_FINDINGS: usize = 1000;
 
@@ -276,7 +280,7 @@ impl Control {
             match self.pace.seconds_left(Instant::now()) {
                 None => return true,
                 // At a rate small enough it is longer than a `Duration` can be.
-                Some(left) => sleep(Duration::from_secs_f64(left.min(LOOK_EVERY.as_secs_f64()))).await,
+                Some(left) => look_again(left).await,
             }
         }
         false
@@ -288,13 +292,14 @@ impl Control {
         self.pace.charge(count);
     }
 
-    /// As [`Control::add_bytes`], for a part of a blob: waits until more may be read, so that one large blob goes at the
-    /// rate too. No longer when the job is to end.
+    /// As [`Control::add_bytes`], for a part of a blob: waits until it is paid for, so that a large blob goes at the rate too,
+    /// as far as [`MAX_PAUSE`] allows. No longer when the job is to end.
     pub(super) async fn pay_for(&self, count: u64) {
         self.add_bytes(count);
-        while !self.is_stopped() {
+        let begun = Instant::now();
+        while !self.is_stopped() && begun.elapsed() < MAX_PAUSE {
             match self.pace.seconds_in_debt(Instant::now()) {
-                left if left > 0.0 => sleep(LOOK_EVERY.min(Duration::from_secs_f64(left))).await,
+                left if left > 0.0 => look_again(left).await,
                 _ => return,
             }
         }
@@ -304,6 +309,11 @@ impl Control {
     pub fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
+}
+
+/// Waits for at most `seconds`, which may be more than a [`Duration`] has.
+async fn look_again(seconds: f64) {
+    sleep(Duration::from_secs_f64(seconds.min(LOOK_EVERY.as_secs_f64()))).await;
 }
 
 impl Finding {

@@ -43,8 +43,6 @@ pub enum Fault {
 pub struct Inspection {
     /// What is wrong; empty if nothing is.
     pub faults: Vec<Fault>,
-    /// Bytes that were read.
-    pub bytes: u64,
     /// The MD5 that all replicas have and that the record doesn't tell.
     pub new_md5: Option<Md5>,
 }
@@ -89,13 +87,15 @@ pub(super) enum Verdict {
 
 impl Store {
     /// Looks at every replica of `key`, whose record is `record`. Takes no lock: what is found while somebody writes the
-    /// key may not be so any more.
-    pub async fn inspect(&self, key: &Key, record: &Record, depth: Depth) -> Inspection {
-        let mut seen = self.look(key, record, &record.replicas, depth).await;
-        let bytes = match depth {
-            Depth::Sizes => 0,
-            Depth::Contents => seen.iter().map(Seen::size).sum(),
-        };
+    /// key may not be so any more. `meter` is told how many bytes were read, and waited for before more are.
+    pub async fn inspect(
+        &self,
+        key: &Key,
+        record: &Record,
+        depth: Depth,
+        meter: &impl AsyncFn(u64),
+    ) -> Inspection {
+        let mut seen = self.look(key, record, &record.replicas, depth, meter).await;
         let mut verdict = judge(&mut seen, Known { size: None, md5: record.md5 });
         if verdict == Verdict::Undecided {
             let known = self.known_beside(key, record).await;
@@ -117,15 +117,20 @@ impl Store {
             Verdict::Right(content) if record.md5.is_none() && faults.is_empty() => content.md5,
             _ => None,
         };
-        Inspection { faults, bytes, new_md5 }
+        Inspection { faults, new_md5 }
     }
 
     /// As [`Store::inspect`], with the key held, so that what is found is so. Nothing if there is no record any more;
-    /// `Busy` if a client is writing the key.
-    pub async fn inspect_held(&self, key: &Key, depth: Depth) -> Result<Inspection, StoreError> {
+    /// `Busy` if a client is writing the key, who waits as long as `meter` makes this wait.
+    pub async fn inspect_held(
+        &self,
+        key: &Key,
+        depth: Depth,
+        meter: &impl AsyncFn(u64),
+    ) -> Result<Inspection, StoreError> {
         let reservation = self.index.reserve(key, Verb::Hold).await?;
         let inspection = match reservation.previous() {
-            Some(record) => self.inspect(key, record, depth).await,
+            Some(record) => self.inspect(key, record, depth, meter).await,
             None => Inspection::default(),
         };
         reservation.release(Ending::default()).await?;
@@ -154,9 +159,11 @@ impl Store {
         record: &Record,
         places: &[Replica],
         depth: Depth,
+        meter: &impl AsyncFn(u64),
     ) -> Vec<Seen> {
         join_all(places.iter().map(|replica| async {
-            let finding = self.look_at(key, record, replica, depth).await.unwrap_or_else(Finding::Silent);
+            let looked = self.look_at(key, record, replica, depth, meter).await;
+            let finding = looked.unwrap_or_else(Finding::Silent);
             Seen { replica: replica.clone(), finding }
         }))
         .await
@@ -168,6 +175,7 @@ impl Store {
         record: &Record,
         replica: &Replica,
         depth: Depth,
+        meter: &impl AsyncFn(u64),
     ) -> Result<Finding, VolumeError> {
         if self.is_gone(replica) {
             return Ok(Finding::Absent);
@@ -182,7 +190,7 @@ impl Store {
                     self.volumes.head(replica, &path).await?.map(|size| Content { size, md5: None })
                 }
                 Depth::Contents => match self.volumes.open(replica, &path).await? {
-                    Some(download) => Some(download.digest().await?),
+                    Some(download) => Some(download.digest(meter).await?),
                     None => None,
                 },
             };
@@ -213,9 +221,10 @@ impl Store {
             reservation.release(Ending::default()).await?;
             return Ok(None);
         };
-        let is_lost = self.inspect(key, &record, Depth::Contents).await.faults.contains(&Fault::Missing);
+        let is_lost =
+            self.inspect(key, &record, Depth::Contents, &at_once).await.faults.contains(&Fault::Missing);
         let known = self.known_beside(key, &record).await;
-        let mut seen = self.look(key, &record, places, Depth::Contents).await;
+        let mut seen = self.look(key, &record, places, Depth::Contents, &at_once).await;
         let is_decided = matches!(judge(&mut seen, known), Verdict::Right(_));
         let is_there = |seen: &&Seen| matches!(seen.finding, Finding::There { .. });
         let right = seen.iter().find(is_there).map(|seen| seen.replica.clone());
@@ -280,6 +289,9 @@ impl Store {
     }
 }
 
+/// The meter of those who hold a key, for whom a client may be waiting.
+pub(super) async fn at_once(_bytes: u64) {}
+
 /// Whether the Go original may have stored the blob at a path that isn't its own.
 pub(super) fn may_be_folded(key: &Key, record: &Record) -> bool {
     record.generation.is_none() && folded_path(key).is_some()
@@ -291,10 +303,6 @@ impl Seen {
             Finding::There { size, md5, .. } => Some(Content { size, md5 }),
             Finding::Damaged { .. } | Finding::Absent | Finding::Silent(_) => None,
         }
-    }
-
-    fn size(&self) -> u64 {
-        self.content().map_or(0, |content| content.size)
     }
 }
 

@@ -4,7 +4,7 @@
 //! its copy was verified, and an old one is forgotten only in the same step that leaves its files to be settled. State,
 //! MD5 and generation stay what they are, and so do the facts in sidecars.
 
-use super::inspect::{Depth, Finding, Known, Seen, Verdict, judge, may_be_folded};
+use super::inspect::{Depth, Finding, Known, Seen, Verdict, at_once, judge, may_be_folded};
 use super::link::previous;
 use super::sidecars::{agrees, beside_copy};
 use super::{Store, StoreError};
@@ -144,7 +144,7 @@ impl Store {
         if is_only_order(key, record, &placement) {
             return Ok(Preview { copies: Vec::new(), size: 0 });
         }
-        let seen = self.look(key, record, &record.replicas, Depth::Sizes).await;
+        let seen = self.look(key, record, &record.replicas, Depth::Sizes, &at_once).await;
         let plan = plan(record, &placement, &seen, None).map_err(|err| no_plan(key, err))?;
         let first = &plan.sources[0];
         let copies = plan.targets.iter().map(|target| (first.replica.clone(), target.clone())).collect();
@@ -213,7 +213,7 @@ impl Move<'_> {
             let others = self.placement.iter().filter(|place| !self.record.replicas.contains(place));
             places.extend(others.filter(|place| self.store.is_readable(place)).cloned());
         }
-        self.store.look(self.reservation.key(), &self.record, &places, self.depth).await
+        self.store.look(self.reservation.key(), &self.record, &places, self.depth, &at_once).await
     }
 
     /// Makes all copies at the same time. Answers where they are, with their sizes, and what the others have left.
@@ -340,7 +340,7 @@ impl Move<'_> {
     async fn md5_of(&self, source: &Source) -> Result<Option<Md5>, VolumeError> {
         let path = path_of(self.reservation.key(), source.file);
         match self.store.volumes.open(&source.replica, &path).await? {
-            Some(download) => Ok(download.digest().await?.md5),
+            Some(download) => Ok(download.digest(&at_once).await?.md5),
             None => Ok(None),
         }
     }

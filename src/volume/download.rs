@@ -49,11 +49,13 @@ impl Download {
         Ok(Some(chunk))
     }
 
-    /// Reads to the end, and tells what the file contains; the MD5 is always there.
-    pub async fn digest(mut self) -> Result<Content, VolumeError> {
+    /// Reads to the end, and tells what the file contains; the MD5 is always there. `meter` is told how many bytes came, and
+    /// waited for before more are read.
+    pub async fn digest(mut self, meter: &impl AsyncFn(u64)) -> Result<Content, VolumeError> {
         let mut digest = md5::Context::new();
         while let Some(chunk) = self.next().await? {
             digest.consume(&chunk);
+            meter(chunk.len() as u64).await;
         }
         Ok(Content { size: self.received, md5: Some(Md5(digest.finalize().0)) })
     }

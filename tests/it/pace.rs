@@ -74,9 +74,11 @@ fn bytes_are_paced_within_a_blob_too() {
     let out = dir.join("out");
     // With nothing known of its MD5, a rebuild reads the blob.
     let master = Master::builder(&addresses(&cluster.volumes)).db(cluster.master.db()).build();
-    for words in [&["rebuild"][..], &["export", "/", out.to_str().expect("a plain name")]] {
+    let export = ["export", "/", out.to_str().expect("a plain name")];
+    // A scrub reads all three replicas.
+    for (words, rate) in [(&["rebuild"][..], "1MB"), (&export, "1MB"), (&["scrub"], "3MB")] {
         let begun = Instant::now();
-        let (status, said) = master.job(&[words, &["--rate", "1MB"]].concat());
+        let (status, said) = master.job(&[words, &["--rate", rate]].concat());
         assert!(status.success() && begun.elapsed() > Duration::from_secs(2), "{words:?}: {said}");
     }
     assert!(fs::read(out.join("large")).unwrap() == vec![7; 3 << 20]);

@@ -191,8 +191,8 @@ impl Scrub {
     }
 
     async fn look_at(&self, store: &Store, key: &Key, record: &Record) -> Result<(), IndexError> {
-        let inspection = store.inspect(key, record, self.request.depth).await;
-        self.control.add_bytes(inspection.bytes);
+        let meter = async |bytes| self.control.pay_for(bytes).await;
+        let inspection = store.inspect(key, record, self.request.depth, &meter).await;
         if let Some(md5) = inspection.new_md5
             && let Err(err) = fatal_or_not(store.fill_in_md5(key, record, md5).await)?
         {
@@ -213,12 +213,11 @@ impl Scrub {
 
     /// What is wrong with a key while nobody writes it.
     async fn confirm(&self, store: &Store, key: &Key, depth: Depth) -> Result<Vec<Fault>, IndexError> {
-        let held = patiently(async || store.inspect_held(key, depth).await).await;
+        // It is paid for afterwards: a client may be waiting for the key.
+        let meter = async |bytes| self.control.add_bytes(bytes);
+        let held = patiently(async || store.inspect_held(key, depth, &meter).await).await;
         match fatal_or_not(held)? {
-            Ok(inspection) => {
-                self.control.add_bytes(inspection.bytes);
-                Ok(inspection.faults)
-            }
+            Ok(inspection) => Ok(inspection.faults),
             Err(err) => {
                 self.report(Finding::new(Kind::Other, Some(key), None, err));
                 Ok(Vec::new())
