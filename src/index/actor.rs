@@ -6,17 +6,16 @@
 
 use super::IndexError;
 use super::census::Census;
-use super::files_at;
-use super::message::{
-    Change, Claimed, Forgotten, Listing, Message, Page, PageRequest, Records, Reserved, Verb,
-};
+use super::message::{Change, Claimed, Forgotten, Listing, Message, Reserved, Verb};
+use super::own_entries::{self, CLUSTER_KEY, NEXT_CLUSTER_KEY, UNNOTED_KEY};
+use super::pages::{self, PAGE_ENTRIES};
 use super::reservation::{Held, Reservation};
-use super::slots::{MAX_SLOTS, RESERVED_PREFIX, Slots, parse_slot_key, slot_key};
+use super::slots::{Slots, slot_key};
 use super::table::{self, Table, TableError};
-use crate::model::{File, Generation, Intent, Key, PlacedFile, Record, Replica, State, folded_path};
+use super::verbs::{files_of, refusal};
+use crate::model::{Intent, Key, PlacedFile, Record};
 use log::{info, warn};
 use std::collections::{HashMap, VecDeque};
-use std::ops::{Bound, RangeBounds};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot};
 
@@ -26,27 +25,11 @@ const BATCH_CHANGES: usize = 512;
 /// How long the actor collects while more messages keep coming.
 const COLLECT_FOR: Duration = Duration::from_millis(1);
 
-/// Entries that one listing message reads at most: a few milliseconds, the longest that others wait for it.
-const PAGE_ENTRIES: usize = 1000;
-
-/// Entries that are read even for a shorter page: the other state's may stand between.
-const PAGE_ENTRIES_LEAST: usize = 64;
-
 /// Files are dated by a clock that ticks this often, in µs, at the least.
 const CLOCK_TICK_US: u64 = 20_000;
 
 /// A clock that is behind by less, in µs, is not worth a word.
 const CLOCK_SLACK_US: u64 = 1_000_000;
-
-pub(super) const CLUSTER_KEY: &str = "!mkv/cluster";
-/// There while volumes are told that the cluster gets another id.
-pub(super) const NEXT_CLUSTER_KEY: &str = "!mkv/cluster-next";
-/// There while the tombstones of a copied index have no sidecars yet.
-pub(super) const UNNOTED_KEY: &str = "!mkv/unnoted";
-
-pub(super) const FORMAT_KEY: &str = "!mkv/format";
-/// The version of what stands below [`RESERVED_PREFIX`].
-const FORMAT_VERSION: &[u8] = b"1";
 
 pub(super) struct Actor<T> {
     table: T,
@@ -89,8 +72,8 @@ impl<T: Table> Actor<T> {
         sender: mpsc::WeakSender<Message>,
         grace_us: u64,
     ) -> Result<Actor<T>, TableError> {
-        let cluster = cluster_id(&mut table)?;
-        let slots = stored_slots(&mut table, now_us() + grace_us)?;
+        let cluster = own_entries::cluster_id(&mut table)?;
+        let slots = own_entries::stored_slots(&mut table, now_us() + grace_us)?;
         let last_time_us = table.written_us() + CLOCK_TICK_US;
         if last_time_us > now_us() + CLOCK_SLACK_US {
             warn!("the clock is behind what was written before; new versions are dated after that");
@@ -206,8 +189,16 @@ impl<T: Table> Actor<T> {
             Message::KeyCounts { reply } => {
                 let _ = reply.send(self.census.get_or_insert_with(Census::new).counts());
             }
-            Message::List { request, reply } => drop(reply.send(self.list(&request)?)),
-            Message::Scan { from, limit, reply } => drop(reply.send(self.scan(from, limit)?)),
+            Message::List { request, reply } => {
+                let page = match request.listing {
+                    Listing::Live | Listing::Unlinked => pages::list(&mut self.table, &request)?,
+                    Listing::Writing | Listing::Held => Ok(pages::held(&self.slots, &request)),
+                };
+                drop(reply.send(page));
+            }
+            Message::Scan { from, limit, reply } => {
+                drop(reply.send(pages::scan(&mut self.table, from, limit)?));
+            }
             Message::Unnoted { reply } => drop(reply.send(self.is_unnoted()?)),
             Message::Noted { reply } => {
                 batch.changes.push(table::Change::Delete { key: UNNOTED_KEY.into() });
@@ -217,7 +208,7 @@ impl<T: Table> Actor<T> {
             Message::NextClusterId { reply } => drop(reply.send(self.next_cluster()?)),
             Message::BeginRename { reply } => {
                 if self.next_cluster()?.is_none() {
-                    let value = new_cluster_id()?.into_bytes();
+                    let value = own_entries::new_cluster_id()?.into_bytes();
                     batch.changes.push(table::Change::Put { key: NEXT_CLUSTER_KEY.into(), value });
                 }
                 batch.after.push(After::Done(reply));
@@ -428,58 +419,6 @@ impl<T: Table> Actor<T> {
         Ok(self.table.get_many(&[UNNOTED_KEY.as_bytes()])?.pop().flatten().is_some())
     }
 
-    fn scan(&mut self, from: Bound<Vec<u8>>, limit: usize) -> Result<Records, TableError> {
-        let count = limit.clamp(1, PAGE_ENTRIES);
-        let entries = self.table.page(from.as_ref().map(Vec::as_slice), count)?;
-        let last = entries.last().filter(|_| entries.len() == count);
-        let next = last.map(|(key, _)| Bound::Excluded(key.clone()));
-        let record = |(key, value): table::Entry| Some((Key::new(key).ok()?, Record::parse(&value)));
-        Ok(Records { entries: entries.into_iter().filter_map(record).collect(), next })
-    }
-
-    fn list(&mut self, request: &PageRequest) -> Result<Result<Page, IndexError>, TableError> {
-        if matches!(request.listing, Listing::Writing | Listing::Held) {
-            return Ok(Ok(self.held(request)));
-        }
-        let count = request.limit.clamp(PAGE_ENTRIES_LEAST, PAGE_ENTRIES);
-        let entries = self.table.page(request.from.as_ref().map(Vec::as_slice), count)?;
-        let whole = entries.len() == count;
-        let mut page = Page { keys: Vec::new(), next: None };
-        for (key, value) in entries {
-            if !key.starts_with(&request.prefix) {
-                page.next = None;
-                return Ok(Ok(page));
-            }
-            page.next = whole.then(|| Bound::Excluded(key.clone()));
-            match is_listed(&value, request.listing) {
-                Ok(true) => page.keys.push(key),
-                Ok(false) => {}
-                Err(source) => match Key::new(key) {
-                    Ok(key) => return Ok(Err(IndexError::Record { key, source })),
-                    Err(_) => continue,
-                },
-            }
-            if page.keys.len() == request.limit {
-                page.next = page.keys.last().cloned().map(Bound::Excluded);
-                return Ok(Ok(page));
-            }
-        }
-        Ok(Ok(page))
-    }
-
-    fn held(&self, request: &PageRequest) -> Page {
-        let asked = (request.from.clone(), Bound::Unbounded);
-        let is_wanted = |key: &&Key| request.listing == Listing::Held || !self.slots.is_claimed(key);
-        let held = self.slots.held_keys().filter(is_wanted).map(|key| key.as_bytes().to_vec());
-        let mut keys: Vec<Vec<u8>> =
-            held.filter(|key| key.starts_with(&request.prefix) && asked.contains(key)).collect();
-        keys.sort_unstable();
-        let is_whole = keys.len() <= request.limit;
-        keys.truncate(request.limit);
-        let next = keys.last().filter(|_| !is_whole).cloned().map(Bound::Excluded);
-        Page { keys, next }
-    }
-
     /// Takes the free slots out of the index, so that a clean stop leaves what a rebuild would write.
     fn close(mut self) -> Result<(), TableError> {
         let free = self.slots.free_slots().map(|slot| table::Change::Delete { key: slot_key(slot) });
@@ -488,116 +427,6 @@ impl<T: Table> Actor<T> {
             self.table.write(&changes)?;
         }
         Box::new(self.table).close()
-    }
-}
-
-/// Whether `verb` may not be done, given the record of the key.
-fn refusal(key: &Key, verb: &Verb, record: Option<&Record>, leftovers: bool) -> Option<IndexError> {
-    let key = key.clone();
-    match (verb, record.map(|record| record.state)) {
-        (Verb::Put(_), Some(State::Live)) => Some(IndexError::Exists { key }),
-        (Verb::Put(_), _) | (Verb::Replace(_), _) | (Verb::Hold, _) => None,
-        (Verb::Unlink, Some(State::Live)) | (Verb::Relink | Verb::Note, Some(State::Unlinked)) => None,
-        (Verb::Remove { .. }, None) if leftovers => None,
-        (Verb::Unlink | Verb::Relink | Verb::Note | Verb::Move(_) | Verb::Remove { .. }, None) => {
-            Some(IndexError::NotFound { key })
-        }
-        (Verb::Move(_), Some(_)) => None,
-        (Verb::Unlink, Some(State::Unlinked)) | (Verb::Relink | Verb::Note, Some(State::Live)) => {
-            Some(IndexError::NotFound { key })
-        }
-        (Verb::Remove { protect: true }, Some(State::Live)) => Some(IndexError::Protected { key }),
-        (Verb::Remove { .. }, Some(_)) => None,
-    }
-}
-
-/// Every file that the verb is going to write or remove.
-fn files_of(key: &Key, verb: &Verb, record: Option<&Record>, generation_us: Option<u64>) -> Vec<PlacedFile> {
-    let replicas = record.map_or(&[][..], |record| &record.replicas);
-    match verb {
-        Verb::Put(places) | Verb::Replace(places) => {
-            files_at(places, &File::of_version(generation_us.map(Generation::new)))
-        }
-        Verb::Unlink | Verb::Relink | Verb::Note => files_at(replicas, &[File::Sidecar]),
-        Verb::Move(places) => {
-            let fresh: Vec<Replica> =
-                places.iter().filter(|place| !replicas.contains(place)).cloned().collect();
-            let version = record.and_then(|record| record.generation);
-            files_at(&fresh, &[File::Blob(version), File::Sidecar])
-        }
-        Verb::Hold => Vec::new(),
-        Verb::Remove { .. } => record.map_or_else(Vec::new, |record| files_of_record(key, record)),
-    }
-}
-
-/// Every file that a record's version has or may have on its volumes.
-pub fn files_of_record(key: &Key, record: &Record) -> Vec<PlacedFile> {
-    let mut kinds = vec![File::Blob(record.generation)];
-    kinds.extend((record.generation.is_none() && folded_path(key).is_some()).then_some(File::Folded));
-    kinds.push(File::Sidecar);
-    files_at(&record.replicas, &kinds)
-}
-
-fn is_listed(value: &[u8], listing: Listing) -> Result<bool, crate::model::RecordError> {
-    Record::parse(value).map(|record| record.is_live() == (listing == Listing::Live))
-}
-
-fn cluster_id<T: Table>(table: &mut T) -> Result<String, TableError> {
-    if let Some(id) = table.get_many(&[CLUSTER_KEY.as_bytes()])?.pop().flatten() {
-        return Ok(String::from_utf8_lossy(&id).into_owned());
-    }
-    let id = new_cluster_id()?;
-    table.write(&founding_entries(&id))?;
-    Ok(id)
-}
-
-/// What an index of cluster `id` holds before it has any key.
-pub fn founding_entries(id: &str) -> [table::Change; 2] {
-    let put = |key: &str, value: &[u8]| table::Change::Put { key: key.into(), value: value.into() };
-    [put(CLUSTER_KEY, id.as_bytes()), put(FORMAT_KEY, FORMAT_VERSION)]
-}
-
-fn new_cluster_id() -> Result<String, TableError> {
-    random_id().map_err(|err| TableError::Io { reason: format!("no random numbers for a cluster id: {err}") })
-}
-
-fn random_id() -> std::io::Result<String> {
-    use std::io::Read;
-    let mut bytes = [0; 16];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
-}
-
-/// What an earlier process had under way may have been cut off at any point.
-fn in_doubt(mut intent: Intent) -> Intent {
-    intent.files.iter_mut().for_each(|placed| placed.in_doubt = true);
-    intent
-}
-
-fn stored_slots<T: Table>(table: &mut T, due_us: u64) -> Result<Slots, TableError> {
-    let mut slots = Slots::default();
-    let mut from = Bound::Included(RESERVED_PREFIX.as_bytes().to_vec());
-    loop {
-        let entries = table.page(from.as_ref().map(Vec::as_slice), PAGE_ENTRIES)?;
-        for (key, value) in &entries {
-            if !key.starts_with(RESERVED_PREFIX.as_bytes()) {
-                return Ok(slots);
-            }
-            let Some(slot) = parse_slot_key(key).filter(|slot| (*slot as usize) < MAX_SLOTS) else {
-                continue;
-            };
-            let intent = Intent::parse(value).map(in_doubt);
-            if intent.is_none() && !value.is_empty() {
-                let reason = format!("slot {slot} holds no intent: {}", value.escape_ascii());
-                return Err(TableError::Corrupt { reason });
-            }
-            let due_us = intent.as_ref().map_or(0, |intent| due_us.max(intent.not_before_us));
-            slots.found(slot, intent, due_us);
-        }
-        match entries.last() {
-            Some((key, _)) if entries.len() == PAGE_ENTRIES => from = Bound::Excluded(key.clone()),
-            _ => return Ok(slots),
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What an entry of the index may be, for those that read all of them.
 
-use super::actor::{CLUSTER_KEY, FORMAT_KEY, NEXT_CLUSTER_KEY, UNNOTED_KEY};
+use super::own_entries::{CLUSTER_KEY, FORMAT_KEY, NEXT_CLUSTER_KEY, UNNOTED_KEY};
 use super::slots::parse_slot_key;
 use crate::model::{Intent, Key, Record};
 use std::collections::BTreeSet;

@@ -11,20 +11,24 @@ pub mod leveldb;
 mod lookups;
 mod measured;
 mod message;
+mod own_entries;
+mod pages;
 mod reservation;
 mod slots;
 pub mod table;
 #[cfg(test)]
 mod tests;
+mod verbs;
 
 use crate::model::{File, Intent, Key, PlacedFile, Record, RecordError, Replica, Volume};
-pub use actor::{files_of_record, founding_entries, now_us};
+pub use actor::now_us;
 pub use census::KeyCounts;
 pub use grammar::fault_of;
 use lookups::Lookups;
 use measured::Measured;
 use message::Message;
 pub use message::{Forgotten, Listing, Page, PageRequest, Records, Verb};
+pub use own_entries::founding_entries;
 pub use reservation::{Ending, Reservation};
 use std::ops::Bound;
 use std::rc::Rc;
@@ -32,6 +36,7 @@ use std::thread::JoinHandle;
 use table::{Table, TableError};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
+pub use verbs::files_of_record;
 
 /// Messages that may wait. Every connection has at most one on its way and lookups travel in batches, so a
 /// longer queue would only mean a longer wait.
@@ -271,7 +276,7 @@ impl Index {
 
 /// The entry that marks an index as copied from another program's; see [`Index::is_unnoted`].
 pub fn copy_mark() -> table::Entry {
-    (actor::UNNOTED_KEY.into(), b"1".to_vec())
+    (own_entries::UNNOTED_KEY.into(), b"1".to_vec())
 }
 
 /// The entry of an intent that waits, for those who make an index anew. `None` when half of all slots are taken: writes

@@ -6,6 +6,7 @@ mod actor;
 pub mod drain;
 pub mod export;
 pub mod forget;
+mod job;
 mod offline;
 mod pace;
 mod pages;
@@ -19,7 +20,8 @@ mod threads;
 pub mod verify;
 mod walk;
 
-pub use actor::{BeginError, DEFAULT_RATE, Job, JobState, Maintenance, NoSuchJob, Order, Schedule, Task};
+pub use actor::{Maintenance, Schedule};
+pub use job::{BeginError, DEFAULT_RATE, Job, JobState, NoSuchJob, Order, Task};
 pub use offline::{MaintenanceError, OfflineRequest};
 pub use pace::{Pace, Rate};
 pub use status::{Control, Finding, Kind, Progress, Status, word};

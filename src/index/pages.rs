@@ -1,0 +1,77 @@
+//! Pages: the records, or the keys of one state, that stand in the index from a key on.
+
+use super::IndexError;
+use super::message::{Listing, Page, PageRequest, Records};
+use super::slots::Slots;
+use super::table::{self, Table, TableError};
+use crate::model::{Key, Record, RecordError};
+use std::ops::{Bound, RangeBounds};
+
+/// Entries that one listing message reads at most: a few milliseconds, the longest that others wait for it.
+pub(super) const PAGE_ENTRIES: usize = 1000;
+
+/// Entries that are read even for a shorter page: the other state's may stand between.
+const PAGE_ENTRIES_LEAST: usize = 64;
+
+/// Records in the order of their keys, from `from` on: at most `limit` and [`PAGE_ENTRIES`].
+pub(super) fn scan(
+    table: &mut impl Table,
+    from: Bound<Vec<u8>>,
+    limit: usize,
+) -> Result<Records, TableError> {
+    let count = limit.clamp(1, PAGE_ENTRIES);
+    let entries = table.page(from.as_ref().map(Vec::as_slice), count)?;
+    let last = entries.last().filter(|_| entries.len() == count);
+    let next = last.map(|(key, _)| Bound::Excluded(key.clone()));
+    let record = |(key, value): table::Entry| Some((Key::new(key).ok()?, Record::parse(&value)));
+    Ok(Records { entries: entries.into_iter().filter_map(record).collect(), next })
+}
+
+/// A page of the keys that there are.
+pub(super) fn list(
+    table: &mut impl Table,
+    request: &PageRequest,
+) -> Result<Result<Page, IndexError>, TableError> {
+    let count = request.limit.clamp(PAGE_ENTRIES_LEAST, PAGE_ENTRIES);
+    let entries = table.page(request.from.as_ref().map(Vec::as_slice), count)?;
+    let whole = entries.len() == count;
+    let mut page = Page { keys: Vec::new(), next: None };
+    for (key, value) in entries {
+        if !key.starts_with(&request.prefix) {
+            page.next = None;
+            return Ok(Ok(page));
+        }
+        page.next = whole.then(|| Bound::Excluded(key.clone()));
+        match is_listed(&value, request.listing) {
+            Ok(true) => page.keys.push(key),
+            Ok(false) => {}
+            Err(source) => match Key::new(key) {
+                Ok(key) => return Ok(Err(IndexError::Record { key, source })),
+                Err(_) => continue,
+            },
+        }
+        if page.keys.len() == request.limit {
+            page.next = page.keys.last().cloned().map(Bound::Excluded);
+            return Ok(Ok(page));
+        }
+    }
+    Ok(Ok(page))
+}
+
+/// A page of the keys that are held.
+pub(super) fn held(slots: &Slots, request: &PageRequest) -> Page {
+    let asked = (request.from.clone(), Bound::Unbounded);
+    let is_wanted = |key: &&Key| request.listing == Listing::Held || !slots.is_claimed(key);
+    let held = slots.held_keys().filter(is_wanted).map(|key| key.as_bytes().to_vec());
+    let mut keys: Vec<Vec<u8>> =
+        held.filter(|key| key.starts_with(&request.prefix) && asked.contains(key)).collect();
+    keys.sort_unstable();
+    let is_whole = keys.len() <= request.limit;
+    keys.truncate(request.limit);
+    let next = keys.last().filter(|_| !is_whole).cloned().map(Bound::Excluded);
+    Page { keys, next }
+}
+
+fn is_listed(value: &[u8], listing: Listing) -> Result<bool, RecordError> {
+    Record::parse(value).map(|record| record.is_live() == (listing == Listing::Live))
+}
