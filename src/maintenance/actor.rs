@@ -4,12 +4,13 @@
 //! It owns the table of jobs; every job has a thread and a runtime of its own, so that reading and hashing never hold up
 //! a client or another job. What keeps jobs and clients apart are the locks on keys, not this actor.
 
+use super::finding::word;
 use super::job::{BeginError, DEFAULT_RATE, Job, JobState, NoSuchJob, Order, Task};
 use super::scrub::{self, Origin, RepairRequest, ScrubRequest};
 use super::state::StateFile;
-use super::status::{Control, Status, word};
+use super::status::Status;
 use super::threads::{Effort, yield_to_clients};
-use super::{MaintenanceError, Rate, drain, forget, offline::Survey, rebalance};
+use super::{Control, MaintenanceError, Rate, drain, forget, offline::Survey, rebalance};
 use crate::index::now_us;
 use crate::model::Volume;
 use crate::store::{Depth, StoreParts};

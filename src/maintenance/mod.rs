@@ -3,8 +3,10 @@
 //! [`Progress`] that whoever shows it reads.
 
 mod actor;
+mod control;
 pub mod drain;
 pub mod export;
+mod finding;
 pub mod forget;
 mod job;
 mod offline;
@@ -21,8 +23,10 @@ pub mod verify;
 mod walk;
 
 pub use actor::{Maintenance, Schedule};
+pub use control::Control;
+pub use finding::{Finding, Kind, word};
 pub use job::{BeginError, DEFAULT_RATE, Job, JobState, NoSuchJob, Order, Task};
 pub use offline::{MaintenanceError, OfflineRequest};
 pub use pace::{Pace, Rate};
-pub use status::{Control, Finding, Kind, Progress, Status, word};
+pub use status::{Progress, Status};
 pub use threads::Effort;

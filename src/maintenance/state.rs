@@ -3,7 +3,7 @@
 //! away: volumes are alive then, and nothing was ever scrubbed.
 
 use super::MaintenanceError;
-use super::status::Kind;
+use super::finding::Kind;
 use crate::index::now_us;
 use crate::model::{Placer, Volume, VolumeMode};
 use log::warn;

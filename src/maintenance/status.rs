@@ -1,91 +1,17 @@
 //! How far a job is and what it found: written by the job's threads, read by whoever shows it.
 
-use super::Pace;
+use super::finding::{Finding, Kind};
 use crate::model::{Key, Replica};
-use actix_rt::time::sleep;
 use log::{info, warn};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-/// How soon a job that waits notices that it is to end, or has another rate.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-
-/// The longest wait within a blob. nginx closes a connection from which nothing is taken for a minute (`send_timeout`), and
-/// the buffers between hold some tens of what is read at once; what isn't paid for is waited for before the next blob.
-const MAX_PAUSE: Duration = Duration::from_secs(1);
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 /// Findings that are kept; all are counted and logged.
 const MAX_FINDINGS: usize = 1000;
-
-/// What sort of thing is not as it should be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// A key of which no right replica is left.
-    Missing,
-    /// A replica that isn't there.
-    UnderReplicated,
-    /// A replica that isn't what was stored.
-    Corrupt,
-    /// Replicas that differ, and nothing tells which is right.
-    Undecided,
-    /// Replicas that are right and not in their place.
-    Misplaced,
-    /// A blob file that no record names.
-    Orphan,
-    /// A file of a version that was overwritten.
-    Leftover,
-    /// A sidecar where there is no replica.
-    StraySidecar,
-    /// Sidecars from which a rebuild would make another record.
-    WrongSidecar,
-    /// A volume, or something on it, that could not be read.
-    Unreachable,
-    /// Anything else; the words say it.
-    Other,
-}
-
-impl Kind {
-    /// Every kind.
-    pub const ALL: [Kind; 11] = [
-        Kind::Missing,
-        Kind::UnderReplicated,
-        Kind::Corrupt,
-        Kind::Undecided,
-        Kind::Misplaced,
-        Kind::Orphan,
-        Kind::Leftover,
-        Kind::StraySidecar,
-        Kind::WrongSidecar,
-        Kind::Unreachable,
-        Kind::Other,
-    ];
-}
-
-/// A kind or a job's state as a word, the same as in JSON.
-pub fn word(value: impl Serialize) -> String {
-    let json = serde_json::to_value(value).unwrap_or_default();
-    json.as_str().unwrap_or_default().to_owned()
-}
-
-/// Something that is not as it should be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finding {
-    /// What sort of thing it is.
-    pub kind: Kind,
-    /// The key, percent-encoded, if it is about one.
-    pub key: Option<String>,
-    /// The volume, if it is about one.
-    pub volume: Option<String>,
-    /// What it is, in words.
-    pub what: String,
-    /// Whether the job has made it what it should be.
-    pub mended: bool,
-}
 
 /// A job at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -254,89 +180,10 @@ impl Progress {
     }
 }
 
-/// What a running job shares with those who watch and steer it.
-#[derive(Clone, Default)]
-pub struct Control {
-    /// How far it is.
-    pub progress: Arc<Progress>,
-    /// How fast it goes.
-    pub pace: Arc<Pace>,
-    /// Set to end it: what has begun is brought to its end.
-    pub stop: Arc<AtomicBool>,
-}
-
-impl Control {
-    /// Waits, but not when it is to end.
-    pub(super) async fn wait(&self, time: Duration) {
-        let begun = Instant::now();
-        while begun.elapsed() < time && !self.is_stopped() {
-            sleep(LOOK_EVERY).await;
-        }
-    }
-
-    /// Waits until one more blob may be read or moved; `false` if the job is to end.
-    pub(super) async fn turn(&self) -> bool {
-        while !self.is_stopped() {
-            match self.pace.seconds_left(Instant::now()) {
-                None => return true,
-                // At a rate small enough it is longer than a `Duration` can be.
-                Some(left) => look_again(left).await,
-            }
-        }
-        false
-    }
-
-    /// `count` more bytes of blobs were read or moved.
-    pub(super) fn add_bytes(&self, count: u64) {
-        self.progress.add_bytes(count);
-        self.pace.charge(count);
-    }
-
-    /// As [`Control::add_bytes`], for a part of a blob: waits until it is paid for, so that a large blob goes at the rate too,
-    /// as far as [`MAX_PAUSE`] allows. No longer when the job is to end.
-    pub(super) async fn pay_for(&self, count: u64) {
-        self.add_bytes(count);
-        let begun = Instant::now();
-        while !self.is_stopped() && begun.elapsed() < MAX_PAUSE {
-            match self.pace.seconds_in_debt(Instant::now()) {
-                left if left > 0.0 => look_again(left).await,
-                _ => return,
-            }
-        }
-    }
-
-    /// Whether it is to end.
-    pub fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-}
-
-/// Waits for at most `seconds`, which may be more than a [`Duration`] has.
-async fn look_again(seconds: f64) {
-    sleep(Duration::from_secs_f64(seconds.min(LOOK_EVERY.as_secs_f64()))).await;
-}
-
-impl Finding {
-    /// A finding that is left as it is.
-    pub fn new(kind: Kind, key: Option<&Key>, place: Option<&Replica>, what: impl fmt::Display) -> Finding {
-        let (key, volume) = (key.map(Key::to_string), place.map(Replica::to_string));
-        Finding { kind, key, volume, what: what.to_string(), mended: false }
-    }
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for part in [&self.key, &self.volume].into_iter().flatten() {
-            write!(f, "{part}: ")?;
-        }
-        f.write_str(&self.what)?;
-        if self.mended { f.write_str("; mended") } else { Ok(()) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn a_status_tells_what_was_counted() {
