@@ -1,12 +1,12 @@
 //! What lies at the places of a key, and whether it is what was stored: as far as sizes tell, or by reading everything.
-//!
-//! An MD5 decides, where one is known; else what more than half of the replicas have. Where neither tells, nobody is
-//! called wrong.
+//! Which content is right is for [`super::verdict`] to say.
 
+use super::plan::may_be_folded;
 use super::sidecars::{describe_keeping, later};
+use super::verdict::{Finding, Known, Seen, Verdict, judge};
 use super::{Store, StoreError};
 use crate::index::{Ending, Reservation, Verb};
-use crate::model::{File, Key, Md5, PlacedFile, Record, Replica, folded_path, path_of};
+use crate::model::{File, Key, Md5, PlacedFile, Record, Replica, path_of};
 use crate::volume::{Content, VolumeError};
 use futures_util::future::join_all;
 
@@ -45,44 +45,6 @@ pub struct Inspection {
     pub faults: Vec<Fault>,
     /// The MD5 that all replicas have and that the record doesn't tell.
     pub new_md5: Option<Md5>,
-}
-
-/// What was found at a place.
-#[derive(Debug, Clone)]
-pub(super) struct Seen {
-    pub(super) replica: Replica,
-    pub(super) finding: Finding,
-}
-
-#[derive(Debug, Clone)]
-pub(super) enum Finding {
-    /// A file; its MD5 if it was read.
-    There {
-        file: File,
-        size: u64,
-        md5: Option<Md5>,
-    },
-    /// A file that is known to be wrong.
-    Damaged {
-        what: String,
-    },
-    Absent,
-    Silent(VolumeError),
-}
-
-/// What is known of a content before it was looked at.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Known {
-    pub(super) size: Option<u64>,
-    pub(super) md5: Option<Md5>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    Right(Content),
-    /// No file has what should be there.
-    Nothing,
-    Undecided,
 }
 
 impl Store {
@@ -292,54 +254,6 @@ impl Store {
 /// The meter of those who hold a key, for whom a client may be waiting.
 pub(super) async fn at_once(_bytes: u64) {}
 
-/// Whether the Go original may have stored the blob at a path that isn't its own.
-pub(super) fn may_be_folded(key: &Key, record: &Record) -> bool {
-    record.generation.is_none() && folded_path(key).is_some()
-}
-
-impl Seen {
-    fn content(&self) -> Option<Content> {
-        match self.finding {
-            Finding::There { size, md5, .. } => Some(Content { size, md5 }),
-            Finding::Damaged { .. } | Finding::Absent | Finding::Silent(_) => None,
-        }
-    }
-}
-
-/// Finds out which content is right, and marks the files that are wrong. A blob is never empty.
-pub(super) fn judge(seen: &mut [Seen], known: Known) -> Verdict {
-    let fits = |content: &Content| {
-        let other_md5 = content.md5.is_some() && known.md5.is_some() && content.md5 != known.md5;
-        content.size > 0 && known.size.is_none_or(|size| size == content.size) && !other_md5
-    };
-    let fitting: Vec<Content> = seen.iter().filter_map(Seen::content).filter(fits).collect();
-    let is_proven = |content: &&Content| known.md5.is_some() && content.md5 == known.md5;
-    let count = |content: &Content| fitting.iter().filter(|other| *other == content).count();
-    let is_most = |content: &&Content| 2 * count(content) > fitting.len();
-    let right = fitting.iter().find(is_proven).or_else(|| fitting.iter().find(is_most)).copied();
-    for seen in seen.iter_mut() {
-        let Some(content) = seen.content() else { continue };
-        let is_wrong = right.map_or_else(|| !fits(&content), |right| right != content);
-        if is_wrong {
-            seen.finding = Finding::Damaged { what: difference(&content, right, known) };
-        }
-    }
-    match right {
-        Some(content) => Verdict::Right(content),
-        None if fitting.is_empty() => Verdict::Nothing,
-        None => Verdict::Undecided,
-    }
-}
-
-fn difference(found: &Content, right: Option<Content>, known: Known) -> String {
-    let size = right.map(|content| content.size).or(known.size);
-    match (size, found.md5, right.and_then(|content| content.md5).or(known.md5)) {
-        (Some(size), _, _) if size != found.size => format!("it has {} bytes instead of {size}", found.size),
-        (_, Some(found), Some(md5)) if found != md5 => format!("its MD5 is {found} instead of {md5}"),
-        _ => format!("it has {} bytes", found.size),
-    }
-}
-
 fn fault(seen: &Seen) -> Option<Fault> {
     let place = seen.replica.clone();
     match &seen.finding {
@@ -347,65 +261,5 @@ fn fault(seen: &Seen) -> Option<Fault> {
         Finding::Damaged { what } => Some(Fault::Damaged(place, what.clone())),
         Finding::Absent => Some(Fault::Absent(place)),
         Finding::Silent(err) => Some(Fault::Silent(place, err.to_string())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// `5x` is a file of five bytes whose MD5 is all x, `5` one that wasn't read, `-` none.
-    fn seen(text: &str) -> Vec<Seen> {
-        let finding = |word: &str| match word {
-            "-" => Finding::Absent,
-            word => {
-                let size = word.trim_end_matches(|letter: char| letter.is_alphabetic());
-                let md5 = word[size.len()..].bytes().next().map(|letter| Md5([letter; 16]));
-                Finding::There { file: File::Blob(None), size: size.parse().unwrap(), md5 }
-            }
-        };
-        let seen = |word| Seen { replica: "a:1".parse().unwrap(), finding: finding(word) };
-        text.split(' ').map(seen).collect()
-    }
-
-    /// Which are damaged, as `.x.`, and the verdict.
-    fn judged(text: &str, known: Known) -> (String, Verdict) {
-        let mut seen = seen(text);
-        let verdict = judge(&mut seen, known);
-        let mark = |seen: &Seen| if matches!(seen.finding, Finding::Damaged { .. }) { 'x' } else { '.' };
-        (seen.iter().map(mark).collect(), verdict)
-    }
-
-    fn right(size: u64, letter: Option<u8>) -> Verdict {
-        Verdict::Right(Content { size, md5: letter.map(|letter| Md5([letter; 16])) })
-    }
-
-    #[test]
-    fn a_known_md5_decides_whatever_the_others_have() {
-        let known = Known { size: None, md5: Some(Md5([b'g'; 16])) };
-        let check =
-            |text, marks: &str, verdict| assert_eq!(judged(text, known), (marks.into(), verdict), "{text}");
-        check("5g 5g 5g", "...", right(5, Some(b'g')));
-        check("5b 5b 5g", "xx.", right(5, Some(b'g')));
-        check("5b - 5b", "x.x", Verdict::Nothing);
-        check("0b 5g -", "x..", right(5, Some(b'g')));
-        // Nothing was read, so the sizes have to tell.
-        check("5 5 6", "..x", right(5, None));
-        check("5 6 -", "...", Verdict::Undecided);
-    }
-
-    #[test]
-    fn without_one_more_than_half_decide_or_nobody() {
-        let check = |text, marks: &str, verdict| {
-            assert_eq!(judged(text, Known::default()), (marks.into(), verdict), "{text}");
-        };
-        check("5a 5a 5b", "..x", right(5, Some(b'a')));
-        check("5a 5b 5c", "...", Verdict::Undecided);
-        check("5a 5b -", "...", Verdict::Undecided);
-        check("5a - -", "...", right(5, Some(b'a')));
-        check("0a 0a 5b", "xx.", right(5, Some(b'b')));
-        check("- - -", "...", Verdict::Nothing);
-        let known = Known { size: Some(6), md5: None };
-        assert_eq!(judged("5a 5a 6b", known), ("xx.".into(), right(6, Some(b'b'))));
     }
 }

@@ -12,11 +12,13 @@ mod inspect;
 mod link;
 mod list;
 mod note;
+mod plan;
 mod put;
 mod rebalance;
 mod remove;
 mod settle;
 mod sidecars;
+mod verdict;
 
 pub use body::{BodyError, BodyLimits};
 pub use error::StoreError;
