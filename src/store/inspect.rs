@@ -70,9 +70,11 @@ impl Store {
             Verdict::Nothing if faults.iter().any(|fault| matches!(fault, Fault::Silent(..))) => {}
             Verdict::Nothing => faults.push(Fault::Missing),
         }
-        if record.replicas.len() < self.placer.placement(key.as_bytes()).len() {
+        let placement = self.placer.placement(key.as_bytes());
+        let is_folded = |seen: &Seen| matches!(seen.finding, Finding::There { file: File::Folded, .. });
+        if record.replicas.len() < placement.len() {
             faults.push(Fault::TooFew);
-        } else if !self.is_home(key, record) {
+        } else if record.replicas != placement || seen.iter().any(is_folded) {
             faults.push(Fault::Misplaced);
         }
         let new_md5 = match verdict {

@@ -85,7 +85,8 @@ impl Store {
         Err(StoreError::NotBalanced { key: key.clone(), failures })
     }
 
-    /// Whether nothing is to be moved, as far as the record tells.
+    /// Whether nothing is to be moved, as far as the record tells: where the Go original may have put a blob elsewhere it
+    /// doesn't, and the volumes have to be asked.
     pub fn is_home(&self, key: &Key, record: &Record) -> bool {
         is_home(&self.placer, key, record)
     }

@@ -178,6 +178,8 @@ fn what_makes_no_sense_is_refused_in_words() {
         ("PUT", "/api/volumes/nosuch:1", "{\"mode\":\"asleep\"}", 400, "unknown variant `asleep`"),
         ("GET", "/readyz?without=nosuch:1", "", 400, "none of the volumes"),
         ("GET", "/api/keys?limit=0", "", 400, "1 to 1000"),
+        ("GET", "/api/keys?limit=few", "", 400, "invalid digit"),
+        ("GET", "/api/jobs/99999999999999999999", "", 404, "nothing at this path"),
     ];
     for (method, path, body, status, words) in cases {
         let said = master.ask(method, path, body);

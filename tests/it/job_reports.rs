@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use minikeyvalue::model::{File, Key, folded_path, path_of};
 use serde_json::{Value, json};
 
 use crate::harness::{Administered, Master, addresses, eventually, placer, volumes, wait_for};
@@ -179,7 +180,7 @@ fn a_drain_tells_every_problem_once() {
 fn keys_that_may_lie_elsewhere_are_counted_among_those_to_be_moved() {
     let volumes = volumes(3);
     let master = Administered::start(Master::builder(&addresses(&volumes)));
-    ["/plain", "/%ff%ff%ff"].iter().for_each(|key| master.put(key, b"x"));
+    ["/plain", "/%ff%ff%ff%ff"].iter().for_each(|key| master.put(key, b"x"));
     let job = master.job("rebalance", FAST);
     let status = &job["status"];
     assert_eq!(
@@ -187,4 +188,33 @@ fn keys_that_may_lie_elsewhere_are_counted_among_those_to_be_moved() {
         (&json!("done"), &json!(1), &json!(1)),
         "{job}"
     );
+}
+
+/// To be told apart from those that may lie elsewhere and don't.
+#[test]
+fn only_keys_that_do_lie_elsewhere_are_misplaced() {
+    let volumes = volumes(3);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    master.put("/%ff%ff%ff%ff", b"x");
+    let scrub = master.job("scrub", FAST);
+    assert_eq!(scrub["state"], "done", "{scrub}");
+    assert_eq!(master.json("GET", "/api/keys", "")["keys"][0]["balanced"], true);
+    let key = Key::from_request_path("/%ff%ff%ff%ff").expect("a key");
+    let own = placer(&volumes, 3).placement(key.as_bytes())[0].clone();
+    let volume = volumes.iter().find(|volume| volume.addr() == own.volume().as_str()).expect("it is ours");
+    let tree = volume.dir().join(own.as_str().rsplit('/').next().expect("a subvolume"));
+    let at = |path: &str| tree.join(&path[1..]);
+    let folded = at(&folded_path(&key).expect("it has one"));
+    fs::create_dir_all(folded.parent().expect("a folder")).expect("it can be made");
+    fs::rename(at(&path_of(&key, File::Blob(None))), folded).expect("it is there");
+    let scrub = master.job("scrub", FAST);
+    assert_eq!(
+        (&scrub["state"], &scrub["status"]["kinds"]),
+        (&json!("left"), &json!({ "misplaced": 1 })),
+        "{scrub}"
+    );
+    let repair = master.job("repair", FAST);
+    assert_eq!((&repair["state"], &repair["status"]["mended"]), (&json!("done"), &json!(1)), "{repair}");
+    eventually("the other file is removed", || master.json("GET", "/api/status", "")["unsettled"] == 0);
+    assert_eq!(master.job("scrub", FAST)["state"], "done");
 }

@@ -15,6 +15,7 @@ mod go_cluster;
 mod harness;
 mod harness_itself;
 mod job_reports;
+mod maintenance_model;
 mod metrics;
 mod mkv_script;
 mod native_api;

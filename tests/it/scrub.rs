@@ -551,3 +551,23 @@ fn a_sidecar_that_is_garbage_is_mended() {
     }
     assert_eq!(findings(master, &["scrub"]), (vec![], vec![]));
 }
+
+/// It is asked for in another way after a repair than before, and what can't be told is no less so in other words.
+#[test]
+fn a_file_that_can_not_be_read_is_not_called_mended() {
+    let mut cluster = Cluster::start();
+    cluster.master.put("/a", b"some content");
+    assert!(cluster.master.stop().success());
+    let (place, path) = (
+        record_of(&cluster.master, "/a").replicas[0].to_string(),
+        replica_file(&cluster.master, &cluster.volumes, "/a", 0),
+    );
+    fs::remove_file(&path).unwrap();
+    // nginx answers 403 for what leads to itself, whoever it runs as.
+    std::os::unix::fs::symlink(path.file_name().unwrap(), &path).unwrap();
+    let unreachable = vec![("unreachable".to_owned(), "/a".to_owned(), place)];
+    assert_eq!(findings(&cluster.master, &["repair"]), (unreachable, vec![]));
+    fs::remove_file(&path).unwrap();
+    assert_eq!(findings(&cluster.master, &["repair"]).0, []);
+    assert_eq!(fs::read(&path).unwrap(), b"some content");
+}

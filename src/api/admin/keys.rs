@@ -66,7 +66,8 @@ pub(super) async fn list(admin: State, wanted: web::Query<Wanted>) -> Result<imp
                 next = Some(key.to_string());
                 break 'pages;
             }
-            let balanced = record.as_ref().is_ok_and(|record| admin.store.is_home(&key, record));
+            let placement = || admin.store.placer().placement(key.as_bytes());
+            let balanced = record.as_ref().is_ok_and(|record| record.replicas == placement());
             keys.push(view(&key, record.map_err(|err| err.to_string()), balanced));
         }
         from = page.next;

@@ -62,6 +62,10 @@ pub fn configure(config: &mut web::ServiceConfig, admin: Rc<Admin>) {
     config
         .app_data(web::Data::new(admin))
         .app_data(web::PayloadConfig::new(MAX_BODY_BYTES))
+        .app_data(
+            web::QueryConfig::default().error_handler(|err, _| AdminError::Query(err.to_string()).into()),
+        )
+        .app_data(web::PathConfig::default().error_handler(|_, _| AdminError::NoSuchPath.into()))
         .service(web::resource("/healthz").get(async || "ok\n"))
         .service(web::resource("/readyz").get(volumes::ready))
         .service(web::resource("/metrics").get(scrape::metrics))

@@ -248,11 +248,17 @@ impl Scrub {
             }
         };
         // A replica that was given up is not mended.
-        let is_mended = |fault: &Fault| !left.contains(fault) && !left.contains(&Fault::TooFew);
-        for fault in faults.into_iter().filter(is_mended) {
-            self.report(Finding { mended: true, ..finding(key, fault) });
+        let is_given_up = left.contains(&Fault::TooFew);
+        let left: Vec<Finding> = left.into_iter().map(|fault| finding(key, fault)).collect();
+        // In other words it is the same: it was looked at in another way.
+        let is_left = |found: &Finding| {
+            left.iter().any(|left| (left.kind, &left.volume) == (found.kind, &found.volume))
+        };
+        let found = faults.into_iter().map(|fault| finding(key, fault));
+        for found in found.filter(|found| !is_given_up && !is_left(found)) {
+            self.report(Finding { mended: true, ..found });
         }
-        left.into_iter().for_each(|fault| self.report(finding(key, fault)));
+        left.into_iter().for_each(|left| self.report(left));
         Ok(())
     }
 
