@@ -66,9 +66,6 @@ pub enum JobError {
     /// The system refuses to tell of signals.
     #[error("signals: {0}")]
     Signals(#[from] std::io::Error),
-    /// Somebody asked for an end.
-    #[error("{0}: stopped before the end")]
-    Stopped(&'static str),
     /// It went to its end, and something is left; all of it was listed.
     #[error("{0} problems are left, see above")]
     Left(u64),
@@ -147,10 +144,7 @@ pub fn rebalance(arguments: &Arguments, flags: &RebalanceArguments) -> Result<()
     let request = offline(Config::new(arguments)?);
     let mut job = Job::new("rebalance", &flags.job, &flags.pace)?;
     if flags.dry_run {
-        let rebalanced = job.done(|control| rebalance::preview(&request, control))?;
-        if !job.control.is_stopped() {
-            print_transfers(&rebalanced, &flags.job);
-        }
+        print_transfers(&job.done(|control| rebalance::preview(&request, control))?, &flags.job);
     } else {
         job.done(|control| rebalance::run(&request, control))?;
     }
@@ -363,7 +357,6 @@ impl Job {
     /// What is left makes an error.
     fn end(&self) -> Result<(), JobError> {
         match self.control.progress.problems() {
-            0 if self.control.is_stopped() => Err(JobError::Stopped(self.name)),
             0 => Ok(()),
             problems => Err(JobError::Left(problems)),
         }

@@ -13,6 +13,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// the buffers between hold some tens of what is read at once; what isn't paid for is waited for before the next blob.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
+/// What is left of a job that was stopped.
+pub(super) const STOPPED: &str = "stopped before the end; run it again";
+
 /// What a running job shares with those who watch and steer it.
 #[derive(Clone, Default)]
 pub struct Control {

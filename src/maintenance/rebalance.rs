@@ -4,6 +4,7 @@
 //! under its lock. Here is what surrounds it: which keys, how many at once, how fast, and what is left in the end.
 
 use super::Control;
+use super::control::STOPPED;
 use super::offline::{self, MaintenanceError, OfflineRequest, Opened, Survey};
 use super::pages::{Cursor, Pages, beginning, next_page};
 use super::settle::{report_unsettled, settle_for_ever, settle_rest};
@@ -234,7 +235,7 @@ impl Moves {
             progress.problem(Some(&key), None, reason);
         }
         if self.0.control.is_stopped() {
-            progress.problem(None, None, "stopped before the end; run it again");
+            progress.problem(None, None, STOPPED);
         }
     }
 }
@@ -257,6 +258,9 @@ async fn preview_all(store: &Store, control: &Control) -> Result<Rebalanced, Ind
             }
         }
     }
+    if control.is_stopped() {
+        control.progress.problem(None, None, STOPPED);
+    }
     let transfer = |((from, to), (blobs, bytes))| Transfer { from, to, blobs, bytes };
     rebalanced.transfers = sums.into_iter().map(transfer).collect();
     Ok(rebalanced)
@@ -270,7 +274,7 @@ async fn preview_one(
 ) -> Option<(Vec<(Replica, Replica)>, u64)> {
     control.progress.add_keys(1);
     let record = record.map_err(|err| control.progress.problem(Some(&key), None, err)).ok()?;
-    if store.is_home(&key, &record) {
+    if store.is_home(&key, &record) || !control.turn().await {
         return None;
     }
     control.progress.step();

@@ -1,6 +1,7 @@
 //! Verify-index: reads all of an index, every block of it, and holds every entry against the grammar.
 
 use super::Control;
+use super::control::STOPPED;
 use crate::index::fault_of;
 use crate::index::leveldb;
 use crate::index::table::{Table, TableError};
@@ -41,8 +42,9 @@ fn read_all(table: &mut impl Table, control: &Control) -> Result<(), TableError>
         progress.add_keys(entries.iter().filter(|(key, _)| key.starts_with(b"/")).count() as u64);
         match entries.into_iter().next_back() {
             Some((key, _)) => from = Bound::Excluded(key),
-            None => break,
+            None => return Ok(()),
         }
     }
+    progress.problem(None, None, STOPPED);
     Ok(())
 }

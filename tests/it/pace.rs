@@ -119,6 +119,9 @@ fn a_signal_ends_every_job_in_order_and_none_says_that_it_has_done_everything() 
         (&["scrub"], Signal::SIGINT),
         (&["repair"], Signal::SIGTERM),
         (&["drain", &leaving], Signal::SIGINT),
+        // The drain has begun, so there is something to be moved.
+        (&["rebalance", "--dry-run"], Signal::SIGINT),
+        (&["rebalance"], Signal::SIGTERM),
     ] {
         let mut job = cluster.master.begin_logged_job(&[words, &["--rate", "2"]].concat(), &log);
         std::thread::sleep(Duration::from_secs(1));

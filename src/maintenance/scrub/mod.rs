@@ -8,6 +8,7 @@
 mod position;
 mod strays;
 
+use super::control::STOPPED;
 use super::offline::{self, MaintenanceError, OfflineRequest};
 use super::pages::{count_from, next_page};
 use super::settle::settle_all;
@@ -133,7 +134,7 @@ impl Scrub {
         };
         match self.control.is_stopped() {
             true => {
-                self.report(Finding::new(Kind::Other, None, None, "stopped before the end; run it again"));
+                self.report(Finding::new(Kind::Other, None, None, STOPPED));
                 Ok(())
             }
             false => self.keep_summary(used),
