@@ -45,12 +45,8 @@ fn read_all(index: &Path) -> Outcome<f64> {
         let mut table = open_as_server(&index)?;
         let begun = Instant::now();
         let mut from = Bound::Unbounded;
-        loop {
-            let entries = table.page(from.as_ref().map(Vec::as_slice), PAGE_ENTRIES)?;
-            match entries.into_iter().last() {
-                Some((key, _)) => from = Bound::Excluded(key),
-                None => break,
-            }
+        while let Some(key) = table.page(from.as_ref().map(Vec::as_slice), PAGE_ENTRIES)?.next {
+            from = Bound::Excluded(key);
         }
         let seconds = begun.elapsed().as_secs_f64();
         Box::new(table).close()?;

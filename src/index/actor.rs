@@ -140,8 +140,7 @@ impl<T: Table> Actor<T> {
     fn count(&mut self) -> Result<bool, TableError> {
         let Some(census) = &mut self.census else { return Ok(false) };
         let Some(from) = census.next() else { return Ok(false) };
-        let entries = self.table.page(from, PAGE_ENTRIES)?;
-        census.add(&entries, PAGE_ENTRIES);
+        census.add(self.table.page(from, PAGE_ENTRIES)?);
         Ok(true)
     }
 

@@ -1,7 +1,7 @@
 //! How many keys there are, live and unlinked: counted once after a start, page by page behind the clients, and kept
 //! right by every change from then on.
 
-use super::table::Entry;
+use super::table::Page;
 use crate::model::{Key, Record, State};
 use std::ops::Bound;
 
@@ -36,14 +36,13 @@ impl Census {
         self.next.as_ref().map(|bound| bound.as_ref().map(Vec::as_slice))
     }
 
-    /// The entries from [`Census::next`] on are these; fewer than `page` means that there are no more.
-    pub(super) fn add(&mut self, entries: &[Entry], page: usize) {
+    /// What stands from [`Census::next`] on.
+    pub(super) fn add(&mut self, page: Page) {
         // Who reads a value that is no record is told so; here it is no key.
-        for record in entries.iter().filter_map(|(_, value)| Record::parse(value).ok()) {
+        for record in page.entries.iter().filter_map(|(_, value)| Record::parse(value).ok()) {
             *self.of(record.state) += 1;
         }
-        let last = entries.last().filter(|_| entries.len() == page);
-        self.next = last.map(|(key, _)| Bound::Excluded(key.clone()));
+        self.next = page.next.map(Bound::Excluded);
     }
 
     /// The record of `key` becomes another one; `None` is no record.
@@ -71,8 +70,9 @@ impl Census {
 mod tests {
     use super::*;
 
-    fn entry(key: &str, value: &str) -> Entry {
-        (key.into(), value.into())
+    fn page(entries: &[(&str, &str)], next: Option<&str>) -> Page {
+        let entries = entries.iter().map(|(key, value)| (Vec::from(*key), Vec::from(*value))).collect();
+        Page { entries, next: next.map(Vec::from) }
     }
 
     #[test]
@@ -82,11 +82,11 @@ mod tests {
             census.change(&Key::new(key.as_bytes()).expect("it is a key"), before, after);
         };
         change(&mut census, "/b", None, Some(State::Live));
-        census.add(&[entry("/b", "a:1"), entry("/m", "DELETEDa:1")], 2);
+        census.add(page(&[("/b", "a:1"), ("/m", "DELETEDa:1")], Some("/m")));
         change(&mut census, "/b", Some(State::Live), None);
         change(&mut census, "/z", None, Some(State::Live));
         assert_eq!(census.counts(), None);
-        census.add(&[entry("/z", "a:1")], 2);
+        census.add(page(&[("/z", "a:1")], None));
         change(&mut census, "/zz", None, Some(State::Unlinked));
         change(&mut census, "/m", Some(State::Unlinked), Some(State::Live));
         assert_eq!(census.counts(), Some(KeyCounts { live: 2, unlinked: 1 }));

@@ -1,6 +1,6 @@
 //! A table that tells how long its engine takes.
 
-use super::table::{Change, Entry, Table, TableError};
+use super::table::{Change, Page, Table, TableError};
 use metrics::{Counter, Histogram, counter, histogram};
 use std::ops::Bound;
 use std::time::{Duration, Instant};
@@ -46,7 +46,7 @@ impl<T: Table> Table for Measured<T> {
         self.timed(|table| table.get_many(keys)).0
     }
 
-    fn page(&mut self, from: Bound<&[u8]>, limit: usize) -> Result<Vec<Entry>, TableError> {
+    fn page(&mut self, from: Bound<&[u8]>, limit: usize) -> Result<Page, TableError> {
         self.timed(|table| table.page(from, limit)).0
     }
 

@@ -56,8 +56,8 @@ pub(super) fn stored_slots<T: Table>(table: &mut T, due_us: u64) -> Result<Slots
     let mut slots = Slots::default();
     let mut from = Bound::Included(RESERVED_PREFIX.as_bytes().to_vec());
     loop {
-        let entries = table.page(from.as_ref().map(Vec::as_slice), SLOTS_AT_ONCE)?;
-        for (key, value) in &entries {
+        let page = table.page(from.as_ref().map(Vec::as_slice), SLOTS_AT_ONCE)?;
+        for (key, value) in &page.entries {
             if !key.starts_with(RESERVED_PREFIX.as_bytes()) {
                 return Ok(slots);
             }
@@ -72,9 +72,9 @@ pub(super) fn stored_slots<T: Table>(table: &mut T, due_us: u64) -> Result<Slots
             let due_us = intent.as_ref().map_or(0, |intent| due_us.max(intent.not_before_us));
             slots.found(slot, intent, due_us);
         }
-        match entries.last() {
-            Some((key, _)) if entries.len() == SLOTS_AT_ONCE => from = Bound::Excluded(key.clone()),
-            _ => return Ok(slots),
+        match page.next {
+            Some(key) => from = Bound::Excluded(key),
+            None => return Ok(slots),
         }
     }
 }

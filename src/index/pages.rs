@@ -20,11 +20,10 @@ pub(super) fn scan(
     limit: usize,
 ) -> Result<Records, TableError> {
     let count = limit.clamp(1, PAGE_ENTRIES);
-    let entries = table.page(from.as_ref().map(Vec::as_slice), count)?;
-    let last = entries.last().filter(|_| entries.len() == count);
-    let next = last.map(|(key, _)| Bound::Excluded(key.clone()));
+    let page = table.page(from.as_ref().map(Vec::as_slice), count)?;
     let record = |(key, value): table::Entry| Some((Key::new(key).ok()?, Record::parse(&value)));
-    Ok(Records { entries: entries.into_iter().filter_map(record).collect(), next })
+    let next = page.next.map(Bound::Excluded);
+    Ok(Records { entries: page.entries.into_iter().filter_map(record).collect(), next })
 }
 
 /// A page of the keys that there are.
@@ -33,15 +32,15 @@ pub(super) fn list(
     request: &PageRequest,
 ) -> Result<Result<Page, IndexError>, TableError> {
     let count = request.limit.clamp(PAGE_ENTRIES_LEAST, PAGE_ENTRIES);
-    let entries = table.page(request.from.as_ref().map(Vec::as_slice), count)?;
-    let whole = entries.len() == count;
-    let mut page = Page { keys: Vec::new(), next: None };
-    for (key, value) in entries {
+    let found = table.page(request.from.as_ref().map(Vec::as_slice), count)?;
+    let is_behind = |key: &Vec<u8>| *key > request.prefix && !key.starts_with(&request.prefix);
+    let next = found.next.filter(|key| !is_behind(key)).map(Bound::Excluded);
+    let mut page = Page { keys: Vec::new(), next };
+    for (key, value) in found.entries {
         if !key.starts_with(&request.prefix) {
             page.next = None;
             return Ok(Ok(page));
         }
-        page.next = whole.then(|| Bound::Excluded(key.clone()));
         match is_listed(&value, request.listing) {
             Ok(true) => page.keys.push(key),
             Ok(false) => {}

@@ -27,6 +27,15 @@ pub enum Change {
 /// A key and its value.
 pub type Entry = (Vec<u8>, Vec<u8>);
 
+/// A stretch of a table, in byte order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// What stands there.
+    pub entries: Vec<Entry>,
+    /// Behind which key it goes on; `None` at the table's end.
+    pub next: Option<Vec<u8>>,
+}
+
 /// An ordered, durable map of bytes to bytes.
 ///
 /// After the first error every further call fails too: a table whose state is in doubt says nothing more.
@@ -34,8 +43,9 @@ pub trait Table {
     /// The values of `keys`, in their order; `None` where there is no such key.
     fn get_many(&mut self, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, TableError>;
 
-    /// The next at most `limit` (> 0) entries from `from` on, in byte order. Fewer than `limit` means: the end.
-    fn page(&mut self, from: Bound<&[u8]>, limit: usize) -> Result<Vec<Entry>, TableError>;
+    /// The next at most `limit` (> 0) entries from `from` on. There may be fewer, or none, before the end: where many were
+    /// deleted, a page is as far as one gets within a few milliseconds.
+    fn page(&mut self, from: Bound<&[u8]>, limit: usize) -> Result<Page, TableError>;
 
     /// Applies all of `changes` or none, and returns when they are durable: neither the death of the process
     /// nor a power cut takes them back.

@@ -1,6 +1,6 @@
 //! The actor over a table in memory that can be looked into, slowed down and broken.
 
-use super::table::{Change, Entry, Table, TableError};
+use super::table::{self, Change, Entry, Table, TableError};
 use super::*;
 use crate::model::{Generation, State};
 use std::collections::BTreeMap;
@@ -28,10 +28,12 @@ impl Table for MemoryTable {
         Ok(keys.iter().map(|key| disk.entries.get(*key).cloned()).collect())
     }
 
-    fn page(&mut self, from: Bound<&[u8]>, limit: usize) -> Result<Vec<Entry>, TableError> {
+    fn page(&mut self, from: Bound<&[u8]>, limit: usize) -> Result<table::Page, TableError> {
         let disk = self.disk.lock().unwrap();
         let range = disk.entries.range::<[u8], _>((from, Bound::Unbounded)).take(limit);
-        Ok(range.map(|(key, value)| (key.clone(), value.clone())).collect())
+        let entries: Vec<Entry> = range.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let next = entries.last().filter(|_| entries.len() == limit).map(|(key, _)| key.clone());
+        Ok(table::Page { entries, next })
     }
 
     fn write(&mut self, changes: &[Change]) -> Result<(), TableError> {

@@ -29,8 +29,8 @@ fn read_all(table: &mut impl Table, control: &Control) -> Result<(), TableError>
     progress.begin("reading the index", 0);
     let mut from = Bound::Unbounded;
     while !control.is_stopped() {
-        let entries = table.page(from.as_ref().map(Vec::as_slice), PAGE_ENTRIES)?;
-        for (key, value) in &entries {
+        let page = table.page(from.as_ref().map(Vec::as_slice), PAGE_ENTRIES)?;
+        for (key, value) in &page.entries {
             if let Some(fault) = fault_of(key, value) {
                 match Key::new(key.clone()) {
                     Ok(key) => progress.problem(Some(&key), None, fault),
@@ -39,9 +39,9 @@ fn read_all(table: &mut impl Table, control: &Control) -> Result<(), TableError>
             }
         }
         // The index's own entries are none.
-        progress.add_keys(entries.iter().filter(|(key, _)| key.starts_with(b"/")).count() as u64);
-        match entries.into_iter().next_back() {
-            Some((key, _)) => from = Bound::Excluded(key),
+        progress.add_keys(page.entries.iter().filter(|(key, _)| key.starts_with(b"/")).count() as u64);
+        match page.next {
+            Some(key) => from = Bound::Excluded(key),
             None => return Ok(()),
         }
     }

@@ -40,7 +40,12 @@ pub fn are_exactly_those_of_the_index(cluster: &mut Cluster) {
 
 fn entries(db: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut table = leveldb::open(db, leveldb::Options::default()).expect("it was closed cleanly");
-    let entries = table.page(Bound::Unbounded, 10_000).expect("it can be read");
+    let mut page = table.page(Bound::Unbounded, 10_000).expect("it can be read");
+    let mut entries = page.entries;
+    while let Some(last) = page.next {
+        page = table.page(Bound::Excluded(&last), 10_000).expect("it can be read");
+        entries.append(&mut page.entries);
+    }
     Box::new(table).close().expect("nothing was written");
     entries
 }

@@ -45,7 +45,7 @@ mod tests;
 pub use options::{CopyProgress, Options, SyncMode};
 pub use replacement::Replacement;
 
-use super::table::{Change, Entry, Table, TableError};
+use super::table::{Change, Page, Table, TableError};
 use check::Origin;
 use engine::Engine;
 use env::GuardedEnv;
@@ -189,11 +189,11 @@ impl Table for LevelTable {
         Ok(found)
     }
 
-    fn page(&mut self, from: Bound<&[u8]>, limit: usize) -> Result<Vec<Entry>, TableError> {
+    fn page(&mut self, from: Bound<&[u8]>, limit: usize) -> Result<Page, TableError> {
         self.adopt()?;
-        let entries = self.levels.page(from, limit, self.recent.range(from), &mut self.cache)?;
+        let page = self.levels.page(from, limit, self.recent.range(from), &mut self.cache)?;
         self.guard.check()?;
-        Ok(entries)
+        Ok(page)
     }
 
     fn write(&mut self, changes: &[Change]) -> Result<(), TableError> {

@@ -10,7 +10,12 @@ use minikeyvalue::index::table::{Entry, Table};
 #[track_caller]
 pub fn entries_of(dir: &Path) -> Vec<Entry> {
     let mut table = leveldb::open(dir, leveldb::Options::default()).expect("the index can be opened");
-    let entries = table.page(Bound::Unbounded, usize::MAX).expect("the index can be read");
+    let mut page = table.page(Bound::Unbounded, usize::MAX).expect("the index can be read");
+    let mut entries = page.entries;
+    while let Some(last) = page.next {
+        page = table.page(Bound::Excluded(&last), usize::MAX).expect("the index can be read");
+        entries.append(&mut page.entries);
+    }
     Box::new(table).close().expect("the index can be closed");
     entries
 }

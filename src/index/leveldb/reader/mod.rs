@@ -15,12 +15,15 @@ use super::check::table_path;
 use super::filter::fingerprint;
 use super::guard::Guard;
 use super::manifest::{LEVELS, Manifest};
-use crate::index::table::{Entry, TableError};
+use crate::index::table::{Page, TableError};
 use std::collections::HashMap;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 use table::{Table, Walk};
+
+/// Deleted keys that one page passes: some milliseconds. Compactions drop them sooner or later.
+pub(super) const MAX_DELETED: usize = 4096;
 
 /// All tables that were alive at one moment.
 #[derive(Default)]
@@ -86,7 +89,7 @@ impl Levels {
         Ok(None)
     }
 
-    /// The next at most `limit` entries from `from` on, where `newer` (in order, `None` deletes) hides what the tables
+    /// As [`crate::index::table::Table::page`], where `newer` (in order, `None` deletes) hides what the tables
     /// have of the same keys.
     pub(super) fn page<'a>(
         &self,
@@ -94,16 +97,19 @@ impl Levels {
         limit: usize,
         newer: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
         cache: &mut BlockCache,
-    ) -> Result<Vec<Entry>, TableError> {
+    ) -> Result<Page, TableError> {
         let mut newer = newer.peekable();
         let mut walks = Vec::with_capacity(self.runs.len());
         for run in &self.runs {
             walks.push(RunWalk::begin(run, from, cache)?);
         }
-        let mut entries = Vec::new();
-        while entries.len() < limit {
+        let (mut page, mut deleted) = (Page::default(), 0);
+        while page.entries.len() < limit && deleted < MAX_DELETED {
             let of_walks = walks.iter().filter_map(RunWalk::key);
-            let Some(key) = of_walks.chain(newer.peek().map(|(key, _)| *key)).min() else { break };
+            let Some(key) = of_walks.chain(newer.peek().map(|(key, _)| *key)).min() else {
+                page.next = None;
+                return Ok(page);
+            };
             let key = key.to_vec();
             let value = match newer.next_if(|(found, _)| *found == key) {
                 Some((_, value)) => value.map(<[u8]>::to_vec),
@@ -115,9 +121,13 @@ impl Levels {
             for walk in &mut walks {
                 walk.pass(&key, cache)?;
             }
-            entries.extend(value.map(|value| (key, value)));
+            page.next = Some(key.clone());
+            match value {
+                Some(value) => page.entries.push((key, value)),
+                None => deleted += 1,
+            }
         }
-        Ok(entries)
+        Ok(page)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The bare engine, as it is without this module: shows that a fault is there, so that its test means something.
 //! When one of these fails, the engine has been mended, and a cure can go.
 
-use crate::index::table::{Change, Entry, Table, TableError};
+use crate::index::table::{Change, Page, Table, TableError};
 use rusty_leveldb::{DB, LdbIterator, Options, WriteBatch};
 use std::ops::Bound;
 use std::path::Path;
@@ -28,10 +28,12 @@ impl Table for Bare {
         Ok(keys.iter().map(|key| self.0.get(key).map(|value| value.to_vec())).collect())
     }
 
-    fn page(&mut self, from: Bound<&[u8]>, limit: usize) -> Result<Vec<Entry>, TableError> {
+    fn page(&mut self, from: Bound<&[u8]>, limit: usize) -> Result<Page, TableError> {
         assert_eq!(from, Bound::Unbounded, "enough for the tests");
         let mut iterator = self.0.new_iter().expect("iterates");
-        Ok(std::iter::from_fn(|| LdbIterator::next(&mut iterator)).take(limit).collect())
+        let entries: Vec<_> = std::iter::from_fn(|| LdbIterator::next(&mut iterator)).take(limit).collect();
+        let next = entries.last().filter(|_| entries.len() == limit).map(|(key, _)| key.clone());
+        Ok(Page { entries, next })
     }
 
     fn write(&mut self, changes: &[Change]) -> Result<(), TableError> {

@@ -6,8 +6,10 @@ use super::support::{
 };
 use crate::index::leveldb::Options;
 use crate::index::leveldb::engine::LONG_MANIFEST_BYTES;
+use crate::index::leveldb::reader::MAX_DELETED;
 use crate::index::table::{Change, Table, TableError};
 use std::fs;
+use std::ops::Bound;
 use std::path::Path;
 
 /// Odd keys die, even ones live.
@@ -117,13 +119,35 @@ fn pages_are_complete_while_writes_go_on() {
     let mut seen = 0;
     let mut from = key(0);
     loop {
-        let page = table.page(std::ops::Bound::Excluded(&from), 100).expect("pages");
-        seen += page.len();
-        let Some((last, _)) = page.last() else { break };
-        from = last.clone();
+        let page = table.page(Bound::Excluded(&from), 100).expect("pages");
+        seen += page.entries.len();
+        let Some(last) = page.next else { break };
+        from = last;
         fill(&mut table, (0..500).map(put)).expect("writes");
     }
     assert_eq!(seen, 4_999);
+}
+
+/// Everybody waits for a page.
+#[test]
+fn a_page_goes_only_so_far_over_deleted_keys() {
+    let place = Place::new();
+    let mut table = open_small(&place);
+    let count = 3 * MAX_DELETED;
+    fill(&mut table, (0..count).map(put)).expect("writes");
+    fill(&mut table, (1..count - 1).map(delete)).expect("writes");
+    let (mut found, mut pages, mut from) = (Vec::new(), 0, None);
+    loop {
+        let bound = from.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let page = table.page(bound, 10).expect("pages");
+        found.extend(page.entries);
+        pages += 1;
+        let Some(next) = page.next else { break };
+        assert!(from.as_ref().is_none_or(|from| *from < next), "it goes on");
+        from = Some(next);
+    }
+    assert_eq!(found, [0, count - 1].map(|number| (key(number), value(number))));
+    assert_eq!(pages, 3);
 }
 
 fn bytes_of(dir: &Path) -> u64 {
@@ -137,7 +161,7 @@ const GARBAGE_BYTES: usize = 2 << 20;
 fn garbage_is_dropped_after_pages() {
     fn work(table: &mut impl Table) {
         fill(table, (0..100).map(put)).expect("writes");
-        table.page(std::ops::Bound::Unbounded, 1).expect("pages");
+        table.page(Bound::Unbounded, 1).expect("pages");
         for _ in 0..4 * GARBAGE_BYTES / (1_000 * 1_000) {
             let value = vec![7; 1_000];
             let changes =

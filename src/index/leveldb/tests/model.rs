@@ -84,7 +84,7 @@ impl World {
         let entry = |(key, value): (&Vec<u8>, &Vec<u8>)| (key.clone(), value.clone());
         let expected: Vec<Entry> =
             self.sure.range::<[u8], _>((from, Bound::Unbounded)).take(limit).map(entry).collect();
-        assert_eq!(table.page(from, limit)?, expected, "from {from:?}");
+        assert_eq!(table.page(from, limit)?.entries, expected, "from {from:?}");
         Ok(())
     }
 

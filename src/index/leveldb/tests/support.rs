@@ -118,13 +118,11 @@ pub(super) fn missing(table: &mut impl Table, numbers: impl IntoIterator<Item = 
 
 /// All entries, page by page.
 pub(super) fn all(table: &mut impl Table, page: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let mut entries = table.page(Bound::Unbounded, page).expect("pages");
-    let mut seen = entries.len();
-    while seen == page {
-        let last = entries.last().expect("a full page").0.clone();
-        let next = table.page(Bound::Excluded(&last), page).expect("pages");
-        seen = next.len();
-        entries.extend(next);
+    let mut found = table.page(Bound::Unbounded, page).expect("pages");
+    let mut entries = found.entries;
+    while let Some(last) = found.next {
+        found = table.page(Bound::Excluded(&last), page).expect("pages");
+        entries.append(&mut found.entries);
     }
     entries
 }
