@@ -29,6 +29,7 @@ pub use note::run as note_tombstones;
 pub use put::{PutRequest, Stored};
 pub use rebalance::{Left, Moved, Preview, is_home};
 pub use settle::run as settle_forever;
+pub use sidecars::needs_sidecars;
 
 use crate::index::{Index, IndexError, IndexSender, now_us};
 use crate::model::{CLUSTER_PATH, PlacedFile, Placer, Replica, Sidecar, VolumeMode};

@@ -48,19 +48,25 @@ impl Store {
         (sidecars, is_whole)
     }
 
-    /// The places, of `replicas`, whose sidecar is there and none.
-    pub async fn unreadable_sidecars(&self, key: &Key, replicas: &[Replica]) -> Vec<Replica> {
+    /// Those of `places` where the sidecar of a record tells nothing, and why; a volume that doesn't answer is none of them.
+    pub async fn mute_sidecars(
+        &self,
+        key: &Key,
+        record: &Record,
+        places: Vec<Replica>,
+    ) -> Vec<(Replica, &'static str)> {
         let path = path_of(key, File::Sidecar);
-        let reads = replicas.iter().map(async |replica| {
-            match self.volumes.get(replica, &path, Sidecar::MAX_BYTES).await {
-                Ok(Some(content)) => Sidecar::parse(&content).is_none(),
-                Err(VolumeError::TooLarge { .. }) => true,
-                Ok(None) | Err(_) => false,
-            }
+        let unreadable = Some("its sidecar can't be read");
+        let reads = places.into_iter().map(async |place| {
+            let what = match self.volumes.get(&place, &path, Sidecar::MAX_BYTES).await {
+                Ok(Some(content)) => unreadable.filter(|_| Sidecar::parse(&content).is_none()),
+                Ok(None) => Some("its sidecar is not there").filter(|_| needs_sidecars(record)),
+                Err(VolumeError::TooLarge { .. }) => unreadable,
+                Err(_) => None,
+            };
+            Some((place, what?))
         });
-        let are_unreadable = join_all(reads).await;
-        let found = replicas.iter().zip(are_unreadable).filter(|(_, is_unreadable)| *is_unreadable);
-        found.map(|(replica, _)| replica.clone()).collect()
+        join_all(reads).await.into_iter().flatten().collect()
     }
 
     /// The size of the blob that `record` names, in bytes, if any replica tells.
@@ -73,6 +79,11 @@ impl Store {
     }
 }
 
+/// Whether a rebuild would not know what a record says if no sidecar told it.
+pub fn needs_sidecars(record: &Record) -> bool {
+    record.generation.is_some() || !record.is_live()
+}
+
 /// What stands beside a copy of a replica, given what stands beside the others, newest first: the same, so that a
 /// rebuild believes what it would have believed before. `None` where nothing needs to be told.
 pub(super) fn beside_copy(
@@ -82,7 +93,7 @@ pub(super) fn beside_copy(
     time_us: u64,
 ) -> Option<Sidecar> {
     match noted.first() {
-        None if record.is_live() && record.generation.is_none() => None,
+        None if !needs_sidecars(record) => None,
         Some(newest) if agrees(newest, record) => Some(newest.clone()),
         _ => Some(describe_keeping(record, noted, size, time_us)),
     }

@@ -571,3 +571,39 @@ fn a_file_that_can_not_be_read_is_not_called_mended() {
     assert_eq!(findings(&cluster.master, &["repair"]).0, []);
     assert_eq!(fs::read(&path).unwrap(), b"some content");
 }
+
+/// One alone would be believed, and lost with its volume.
+#[test]
+fn a_sidecar_that_is_lost_is_written_anew_before_the_last_one_goes() {
+    let mut cluster = Cluster::start();
+    assert_eq!(cluster.master.call("REPLACE", "/plain", b"some content").status, 201);
+    cluster.master.put("/replaced", b"old content");
+    assert_eq!(cluster.master.call("REPLACE", "/replaced", b"some content").status, 204);
+    cluster.master.put("/unlinked", b"some content");
+    assert_eq!(cluster.master.call("UNLINK", "/unlinked", b"").status, 204);
+    eventually("the old version is removed", || cluster.files().len() == 3 * 3 + 2 * 3);
+    assert!(cluster.master.stop().success());
+    let (master, volumes) = (&cluster.master, &cluster.volumes);
+    let before = entries_of(master.db());
+    let mut expected = Findings::new();
+    for key in ["/replaced", "/unlinked"] {
+        for place in &record_of(master, key).replicas[..2] {
+            fs::remove_file(file_at(volumes, place, key, File::Sidecar)).unwrap();
+            expected.push(("wrong-sidecar".to_owned(), key.to_owned(), place.to_string()));
+        }
+    }
+    expected.sort();
+    assert_eq!(findings(master, &["scrub"]), (expected.clone(), vec![]));
+    assert_eq!(findings(master, &["repair"]), (vec![], expected));
+    assert_eq!(findings(master, &["scrub"]), (vec![], vec![]));
+    // The one that was left.
+    for key in ["/replaced", "/unlinked"] {
+        fs::remove_file(file_at(volumes, &record_of(master, key).replicas[2], key, File::Sidecar)).unwrap();
+    }
+    fs::rename(master.db(), master.own_dir().join("lost")).unwrap();
+    let (status, said) = master.job(&["rebuild"]);
+    assert!(status.success(), "{said}");
+    let blobs =
+        |entries: Vec<Entry>| entries.into_iter().filter(|(key, _)| key[0] == b'/').collect::<Vec<_>>();
+    assert_eq!(blobs(entries_of(master.db())), blobs(before));
+}

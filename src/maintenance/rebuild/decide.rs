@@ -26,6 +26,13 @@ pub(in crate::maintenance) struct Sighting {
     pub(in crate::maintenance) noted_at: Vec<Replica>,
 }
 
+impl Sighting {
+    /// Whether a blob of the key, of any version, was found there.
+    pub(in crate::maintenance) fn holds_blob_at(&self, place: &Replica) -> bool {
+        self.blobs.iter().any(|seen| seen.replica == *place)
+    }
+}
+
 /// What follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::maintenance) enum Decision {

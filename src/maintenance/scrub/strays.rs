@@ -10,7 +10,7 @@ use crate::maintenance::rebuild::decide::{Decision, Sighting, decide};
 use crate::maintenance::walk::{Walker, by_folder};
 use crate::maintenance::{Finding, Kind};
 use crate::model::{File, Key, PlacedFile, Record, Replica, State, Volume, VolumeMode, path_of};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, needs_sidecars};
 use crate::volume::VolumeError;
 use futures_util::stream::{self, StreamExt};
 use std::collections::{BTreeMap, BTreeSet};
@@ -233,8 +233,9 @@ impl Walk {
             Err(IndexError::Record { .. }) => return Ok(()),
             Err(err) => return Err(err),
         };
-        let is_readable = sighting.sidecars.len() == sighting.noted_at.len();
-        let is_believed = is_readable && disbelief(record.as_ref(), &sighting, self.is_whole()).is_none();
+        let is_noted = sighting.sidecars.len() == sighting.noted_at.len()
+            && record.as_ref().is_none_or(|record| is_noted_everywhere(record, &sighting));
+        let is_believed = is_noted && disbelief(record.as_ref(), &sighting, self.is_whole()).is_none();
         if is_believed && strays(record.as_ref(), &sighting).is_empty() {
             return Ok(());
         }
@@ -262,10 +263,13 @@ impl Walk {
             {
                 wrong.push((None, words));
             }
-            if !is_readable {
-                let unreadable = store.unreadable_sidecars(&key, &record.replicas).await;
-                let words = "its sidecar can't be read".to_owned();
-                wrong.extend(unreadable.into_iter().map(|place| (Some(place), words.clone())));
+            if !is_noted {
+                let mut places = record.replicas.clone();
+                places.retain(|place| {
+                    sighting.holds_blob_at(place) && !reservation.is_left(File::Sidecar, place)
+                });
+                let mute = store.mute_sidecars(&key, record, places).await;
+                wrong.extend(mute.into_iter().map(|(place, what)| (Some(place), what.to_owned())));
             }
         }
         let removed = self.settle(scrub, store, &key, reservation, record.as_ref(), found).await;
@@ -452,6 +456,12 @@ fn strays(record: Option<&Record>, sighting: &Sighting) -> Vec<Stray> {
     });
     let sidecars = sighting.noted_at.iter().filter(|replica| !is_named(replica));
     blobs.chain(sidecars.map(|replica| stray(Kind::StraySidecar, File::Sidecar, replica))).collect()
+}
+
+/// Whether there is a sidecar beside every replica that was found, if the record needs them: one alone may be lost.
+fn is_noted_everywhere(record: &Record, sighting: &Sighting) -> bool {
+    let mut found = record.replicas.iter().filter(|place| sighting.holds_blob_at(place));
+    !needs_sidecars(record) || found.all(|place| sighting.noted_at.contains(place))
 }
 
 /// What a rebuild would take the key for, if it is something else than the record says. With volumes missing it can't be
