@@ -31,7 +31,8 @@ use thiserror::Error;
 /// How long running requests may go on after SIGTERM: a 1 GiB upload over a 100 Mbit line needs 90 s.
 const SHUTDOWN_SECONDS: u64 = 120;
 
-/// How long a client may take to send the head of a request.
+/// How long a client may take to send the head of a connection's first request. actix-http 3.20 knows no such limit for
+/// later ones, and nothing outside of its dispatcher sees a head that isn't complete; 3.21.2 announces one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long an idle connection is kept.

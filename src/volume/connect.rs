@@ -4,7 +4,8 @@
 //! What happens on a connection afterwards is [`super::wire`]'s.
 
 use super::Timeouts;
-use super::wire::{Patience, Wire};
+use super::patience::Patience;
+use super::wire::Wire;
 use actix_rt::net::TcpStream;
 use actix_rt::task::spawn_blocking;
 use actix_rt::time::timeout;

@@ -207,7 +207,10 @@ impl Call<'_> {
 
     /// What a failed read of an answer's body means.
     pub(super) fn body_error(&self, err: PayloadError) -> VolumeError {
-        self.no_answer(err)
+        match &err {
+            PayloadError::Incomplete(Some(cause)) | PayloadError::Io(cause) => self.no_answer(cause),
+            _ => self.no_answer(err),
+        }
     }
 
     fn wire_failure(&self, fault: &WireFault) -> Failure {
@@ -216,7 +219,8 @@ impl Call<'_> {
             WireFault::Early { status: status @ 300.. } => Failure::Failed(self.refused(*status)),
             fault @ (WireFault::Lost { reused: false, .. }
             | WireFault::Early { .. }
-            | WireFault::Stalled { .. }) => Failure::Failed(self.no_answer(fault)),
+            | WireFault::Stalled { .. }
+            | WireFault::Dribbled { .. }) => Failure::Failed(self.no_answer(fault)),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Talks to the volumes: stock nginx with WebDAV PUT and DELETE. Owns the connections, their timeouts and the
 //! knowledge of which volumes are up.
 //!
-//! Promises that every call ends: connects, answers and the next byte of a body all have limits, and time in which
-//! *this* side has nothing to send never counts against a volume. A kept connection that the volume has closed
+//! Promises that every call ends: connects, answers and the next part of a body all have limits, and time in which
+//! *this* side has nothing to send, or no use for more, never counts against a volume. A kept connection that the volume has closed
 //! is no error. What a failure means for a blob is decided by the callers, from [`VolumeError`].
 
 mod connect;
@@ -14,6 +14,7 @@ mod find;
 mod greeting;
 mod health;
 mod listing;
+mod patience;
 mod probe;
 mod replicate;
 mod wire;
@@ -64,7 +65,7 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For the first byte of the answer to HEAD and GET.
     pub answer: Duration,
-    /// For the first byte of the answer to PUT and DELETE, and for the next byte of any body.
+    /// For the first byte of the answer to PUT and DELETE, and for the next 256 KiB of any body, or its end.
     pub write: Duration,
 }
 

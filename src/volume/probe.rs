@@ -124,7 +124,7 @@ pub async fn watch(client: VolumeClient, cluster: ClusterId, adopt: Adopt) {
 }
 
 /// Probes every volume once, in the order of the client's [`Health`](super::Health), and remembers what it found there.
-/// Takes about two timeouts at most for every 32 volumes.
+/// Takes about two timeouts at most for every 32 volumes, and those of a write where answers begin and don't end.
 pub async fn probe_all_once(
     client: &VolumeClient,
     cluster: &ClusterId,

@@ -120,7 +120,7 @@ impl VolumeClient {
 
 impl Upload {
     /// Gives the next bytes to every replica that is left. Waits while one of their buffers is full; a replica that
-    /// takes nothing for as long as a volume may be silent is given up. Fails only when no replica is left or
+    /// takes nothing, or too little, for as long as a volume may be silent is given up. Fails only when no replica is left or
     /// the body is longer than announced.
     pub async fn write(&mut self, mut bytes: Bytes) -> Result<(), UploadError> {
         self.received += bytes.len() as u64;

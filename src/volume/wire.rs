@@ -4,6 +4,7 @@
 //! written. This stream times only the spans in which the *volume* keeps us waiting, notices an answer that comes
 //! before the body's end, and tells a connection that had been idle from one that was made for this request.
 
+use super::patience::{Patience, Wait};
 use actix_rt::net::{ActixStream, Ready, TcpStream};
 use actix_rt::time::{Instant, Sleep, sleep};
 use std::future::Future;
@@ -13,15 +14,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-/// How long a volume may keep this side waiting.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
-    /// For the first byte of an answer, once the request is written.
-    pub(super) answer: Duration,
-    /// For the next byte of a body, in either direction.
-    pub(super) progress: Duration,
-}
 
 /// What only the connection can know. Travels through awc inside an [`io::Error`].
 #[derive(Debug, Error)]
@@ -35,6 +27,9 @@ pub(super) enum WireFault {
     /// Neither took nor gave a byte.
     #[error("nothing happened for {} ms", waited.as_millis())]
     Stalled { waited: Duration },
+    /// Took or gave too little.
+    #[error("no more than {moved_bytes} bytes got through in {} ms", waited.as_millis())]
+    Dribbled { moved_bytes: usize, waited: Duration },
 }
 
 impl From<WireFault> for io::Error {
@@ -46,10 +41,12 @@ impl From<WireFault> for io::Error {
 /// Where in the exchange of request and answer the connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// A request is being written.
+    Sending,
+    /// It is written, and nothing of its answer there.
+    Awaiting,
     /// The answer has begun or is over, or there was no request yet.
     Answered,
-    /// A request is being written, or its answer awaited.
-    Asking,
 }
 
 #[derive(Debug)]
@@ -59,9 +56,10 @@ pub(super) struct Wire {
     phase: Phase,
     /// An earlier request was answered on this connection.
     served: bool,
-    /// Runs while `waiting`; kept between waits because a timer is an allocation.
+    /// What the volume has kept us waiting in this phase.
+    wait: Wait,
+    /// Kept between waits because a timer is an allocation.
     timer: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
 }
 
 /// `HTTP/1.1 507`: as much of an answer as names its status.
@@ -69,18 +67,39 @@ const STATUS_LINE_BYTES: usize = 12;
 
 impl Wire {
     pub(super) fn new(stream: TcpStream, patience: Patience) -> Wire {
-        Wire { stream, patience, phase: Phase::Answered, served: false, timer: None, waiting: false }
+        let (phase, wait) = (Phase::Answered, Wait::default());
+        Wire { stream, patience, phase, served: false, wait, timer: None }
     }
 
-    /// Counts the time since this side began to wait; ready when `limit` is over.
-    fn poll_stalled(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<io::Error> {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
-        if !self.waiting {
-            self.waiting = true;
-            timer.as_mut().reset(Instant::now() + limit);
+    fn enter(&mut self, phase: Phase) {
+        if self.phase != phase {
+            self.phase = phase;
+            self.wait = Wait::default();
         }
-        ready!(timer.as_mut().poll(cx));
-        Poll::Ready(WireFault::Stalled { waited: limit }.into())
+    }
+
+    /// Counts the time that this side has to wait; ready when there was too much of it.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let limit = match self.phase {
+            Phase::Awaiting => self.patience.answer,
+            Phase::Sending | Phase::Answered => self.patience.progress,
+        };
+        loop {
+            let now = Instant::now();
+            let Some(again) = self.wait.look(now, limit) else {
+                return Poll::Ready(self.stalled(limit).into());
+            };
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(again)));
+            timer.as_mut().reset(now + again);
+            ready!(timer.as_mut().poll(cx));
+        }
+    }
+
+    fn stalled(&self, waited: Duration) -> WireFault {
+        match self.wait.moved_bytes() {
+            0 => WireFault::Stalled { waited },
+            moved_bytes => WireFault::Dribbled { moved_bytes, waited },
+        }
     }
 
     fn lost(&self, reason: impl ToString) -> io::Error {
@@ -103,16 +122,9 @@ impl Wire {
         }
     }
 
-    fn read_limit(&self) -> Duration {
-        match self.phase {
-            Phase::Asking => self.patience.answer,
-            Phase::Answered => self.patience.progress,
-        }
-    }
-
     fn read_failed(&self, err: io::Error) -> io::Error {
         match self.phase {
-            Phase::Asking => self.lost(err),
+            Phase::Sending | Phase::Awaiting => self.lost(err),
             Phase::Answered => err,
         }
     }
@@ -130,16 +142,19 @@ impl AsyncRead for Wire {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let wire = self.get_mut();
+        if wire.phase == Phase::Sending {
+            wire.enter(Phase::Awaiting);
+        }
         let before = buffer.filled().len();
         match Pin::new(&mut wire.stream).poll_read(cx, buffer) {
-            Poll::Pending => wire.poll_stalled(cx, wire.read_limit()).map(Err),
+            Poll::Pending => wire.poll_stalled(cx).map(Err),
             Poll::Ready(Ok(())) if buffer.filled().len() > before => {
-                wire.phase = Phase::Answered;
+                wire.enter(Phase::Answered);
                 wire.served = true;
-                wire.waiting = false;
+                wire.wait.moved(Instant::now(), buffer.filled().len() - before);
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Ok(())) if wire.phase == Phase::Asking => {
+            Poll::Ready(Ok(())) if wire.phase == Phase::Awaiting => {
                 Poll::Ready(Err(wire.lost("closed by the volume")))
             }
             Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
@@ -151,14 +166,14 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let wire = self.get_mut();
-        wire.phase = Phase::Asking;
+        wire.enter(Phase::Sending);
         if let Some(err) = wire.early_answer(cx) {
             return Poll::Ready(Err(err));
         }
         match Pin::new(&mut wire.stream).poll_write(cx, bytes) {
-            Poll::Pending => wire.poll_stalled(cx, wire.patience.progress).map(Err),
+            Poll::Pending => wire.poll_stalled(cx).map(Err),
             Poll::Ready(Ok(count)) => {
-                wire.waiting = false;
+                wire.wait.moved(Instant::now(), count);
                 Poll::Ready(Ok(count))
             }
             // The volume has closed; what it said before that may still lie in the receive buffer.
@@ -191,6 +206,46 @@ impl ActixStream for Wire {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use actix_rt::net::TcpSocket;
+    use actix_rt::time::timeout;
+    use nix::sys::socket::{setsockopt, sockopt};
+    use std::io::Read;
+    use std::net::TcpListener;
+    use tokio::io::AsyncWriteExt;
+
+    /// Writes four megabytes to a peer that takes `bytes` every 10 ms, over small segments and through small buffers, so that
+    /// the little it takes shows as it does on a network. How that ends, within five seconds.
+    async fn write_to_a_peer_that_takes(bytes: usize) -> io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        setsockopt(&listener, sockopt::TcpMaxSeg, &536)?;
+        setsockopt(&listener, sockopt::RcvBuf, &4096)?;
+        let address = listener.local_addr()?;
+        std::thread::spawn(move || {
+            let (mut peer, _) = listener.accept().expect("it is connected to");
+            let mut buffer = vec![0; bytes];
+            while peer.read_exact(&mut buffer).is_ok() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let socket = TcpSocket::new_v4()?;
+        socket.set_send_buffer_size(4096)?;
+        let limit = Duration::from_millis(500);
+        let patience = Patience { answer: limit, progress: limit };
+        let mut wire = Wire::new(socket.connect(address).await?, patience);
+        timeout(Duration::from_secs(5), wire.write_all(&vec![0; 4 << 20])).await.expect("it ends")
+    }
+
+    #[actix_rt::test]
+    async fn a_peer_that_takes_a_body_in_drops_is_given_up() {
+        let err = write_to_a_peer_that_takes(1000).await.unwrap_err();
+        let fault: &WireFault = err.get_ref().and_then(|fault| fault.downcast_ref()).expect("our own fault");
+        assert!(matches!(fault, WireFault::Dribbled { .. }), "{fault}");
+    }
+
+    #[actix_rt::test]
+    async fn a_peer_that_takes_a_body_at_a_modest_rate_is_waited_for() {
+        write_to_a_peer_that_takes(50_000).await.unwrap();
+    }
 
     #[test]
     fn the_status_is_read_from_the_first_line() {

@@ -141,6 +141,28 @@ fn volumes_that_never_answered_are_no_obstacle() {
 }
 
 #[test]
+fn volume_that_takes_bodies_in_drops_is_made_up_for() {
+    let stub = TcpStub::taking_in_drops();
+    let volumes: Vec<Volume> = (0..3).map(|_| Volume::start()).collect();
+    let master = hasty(Master::builder(&format!("{},{}", stub.addr(), addresses(&volumes)))).start();
+    let is_given_up = || master.log().contains("did not answer PUT");
+    // Until one of them belongs on it.
+    for number in 0.. {
+        assert!(number < 10, "no blob was meant for it");
+        let (key, started) = (format!("/{number}"), Instant::now());
+        master.put(&key, &body(LARGE));
+        // A minute, at that pace.
+        assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+        let redirect = master.call("GET", &key, b"");
+        assert!(!volumes_of(&redirect).iter().any(|volume| volume.starts_with(stub.addr())));
+        assert_eq!(master.fetch(&key), (200, body(LARGE)));
+        if is_given_up() {
+            break;
+        }
+    }
+}
+
+#[test]
 fn reader_does_not_wait_for_a_volume_that_hangs() {
     // So long that a reader who waited would be noticed, and that the volume counts as up all the time.
     let cluster = Cluster::of(3, |master| master.flag("voltimeout", "8s"));

@@ -4,6 +4,7 @@ mod nginx;
 mod stub;
 
 mod calls;
+mod dribble;
 mod probes;
 mod uploads;
 

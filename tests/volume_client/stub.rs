@@ -1,10 +1,12 @@
 //! Volumes that misbehave: a listener whose connections each run a script, in threads of their own.
 
 use minikeyvalue::model::Replica;
+use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 pub(crate) struct Stub {
     port: u16,
@@ -14,7 +16,19 @@ pub(crate) struct Stub {
 impl Stub {
     /// Runs `script` for each connection, with the connection's number from 0.
     pub(crate) fn start(script: impl Fn(usize, &mut Peer) + Send + Sync + 'static) -> Stub {
+        Stub::behind(TcpListener::bind("127.0.0.1:0").unwrap(), script)
+    }
+
+    /// The same over a network with small segments, which makes the kernel keep small buffers on both sides: on the
+    /// loopback megabytes lie between a volume and us, and how slowly it reads would not be seen.
+    pub(crate) fn narrow(script: impl Fn(usize, &mut Peer) + Send + Sync + 'static) -> Stub {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        setsockopt(&listener, sockopt::TcpMaxSeg, &536).unwrap();
+        setsockopt(&listener, sockopt::RcvBuf, &4096).unwrap();
+        Stub::behind(listener, script)
+    }
+
+    fn behind(listener: TcpListener, script: impl Fn(usize, &mut Peer) + Send + Sync + 'static) -> Stub {
         let port = listener.local_addr().unwrap().port();
         let connections = Arc::new(AtomicUsize::new(0));
         let (script, count) = (Arc::new(script), connections.clone());
@@ -100,5 +114,12 @@ impl Peer {
 
     pub(crate) fn write(&mut self, text: &str) {
         let _ = self.stream.write_all(text.as_bytes());
+    }
+
+    /// Writes `piece` after every `pause`, until the client has gone.
+    pub(crate) fn dribble(&mut self, piece: &[u8], pause: Duration) {
+        while self.stream.write_all(piece).is_ok() {
+            std::thread::sleep(pause);
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! Volumes that misbehave in ways that nginx can't be asked to: TCP servers in a thread.
 
+use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// Serves until it is dropped; its connections are closed then.
 #[derive(Debug)]
@@ -74,6 +76,32 @@ impl TcpStub {
         })
     }
 
+    /// A volume that is up, empty and takes what is small at once, but large bodies at 50 KB a second. Small segments have the
+    /// kernel keep small buffers, in which that shows.
+    pub fn taking_in_drops() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("the kernel has a free port");
+        setsockopt(&listener, sockopt::TcpMaxSeg, &536).expect("it has no connection yet");
+        setsockopt(&listener, sockopt::RcvBuf, &4096).expect("it has no connection yet");
+        Self::serve_at(listener, |mut stream| {
+            let mut reader =
+                BufReader::with_capacity(512, stream.try_clone().expect("a socket can be cloned"));
+            while let Some(head) = read_head(&mut reader) {
+                if head.content_length > 4096 {
+                    while discard(&mut reader, 2500).is_some() {
+                        std::thread::sleep(Duration::from_millis(50));
+                    }
+                    return;
+                }
+                let status = if head.is_put { "201 Created" } else { "404 Not Found" };
+                let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+                if discard_body(&mut reader, &head).is_none() || stream.write_all(answer.as_bytes()).is_err()
+                {
+                    return;
+                }
+            }
+        })
+    }
+
     /// `127.0.0.1:port`, to be given as a volume.
     pub fn addr(&self) -> &str {
         &self.addr
@@ -85,7 +113,10 @@ impl TcpStub {
     }
 
     fn serve(behave: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("the kernel has a free port");
+        Self::serve_at(TcpListener::bind("127.0.0.1:0").expect("the kernel has a free port"), behave)
+    }
+
+    fn serve_at(listener: TcpListener, behave: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let addr = listener.local_addr().expect("it is bound").to_string();
         let shared = Arc::new(Shared { open: Mutex::new(Some(Vec::new())), ..Shared::default() });
         let stub = Self { addr, shared: shared.clone() };
@@ -118,6 +149,7 @@ impl Drop for TcpStub {
 
 #[derive(Debug, Default)]
 struct Head {
+    is_put: bool,
     content_length: u64,
     chunked: bool,
     expects_continue: bool,
@@ -135,6 +167,7 @@ fn read_head(reader: &mut impl BufRead) -> Option<Head> {
         if let Some(length) = line.strip_prefix("content-length:") {
             head.content_length = length.trim().parse().ok()?;
         }
+        head.is_put |= line.starts_with("put /");
         head.chunked |= line.starts_with("transfer-encoding:") && line.contains("chunked");
         head.expects_continue |= line.starts_with("expect:");
     }
