@@ -181,6 +181,7 @@ impl<T: Table> Actor<T> {
                 let until_us = if all { u64::MAX } else { now_us() };
                 let _ = reply.send(self.slots.due(until_us, limit));
             }
+            Message::WaitingFiles { from, reply } => drop(reply.send(self.slots.waiting_files(from))),
             Message::Postpone { slots, until_us } => {
                 slots.into_iter().for_each(|slot| self.slots.postpone(slot, until_us));
             }

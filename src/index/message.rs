@@ -95,6 +95,15 @@ pub struct Forgotten {
     pub next: Option<u32>,
 }
 
+/// Files that wait to be settled.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WaitingFiles {
+    /// Those in the slots that were looked at.
+    pub files: Vec<PlacedFile>,
+    /// The slot to go on from; `None` behind the last.
+    pub next: Option<u32>,
+}
+
 type Reply<T> = oneshot::Sender<T>;
 pub(super) type Reserved = Result<Reservation, IndexError>;
 pub(super) type Claimed = Result<Option<Reservation>, IndexError>;
@@ -137,6 +146,11 @@ pub(super) enum Message {
         all: bool,
         limit: usize,
         reply: Reply<Vec<(u32, Intent)>>,
+    },
+    /// The files of waiting intents, from a slot on.
+    WaitingFiles {
+        from: u32,
+        reply: Reply<WaitingFiles>,
     },
     Postpone {
         slots: Vec<u32>,

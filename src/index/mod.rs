@@ -27,7 +27,7 @@ pub use grammar::fault_of;
 use lookups::Lookups;
 use measured::Measured;
 use message::Message;
-pub use message::{Forgotten, Listing, Page, PageRequest, Records, Verb};
+pub use message::{Forgotten, Listing, Page, PageRequest, Records, Verb, WaitingFiles};
 pub use own_entries::founding_entries;
 pub use reservation::{Ending, Reservation};
 use std::ops::Bound;
@@ -193,6 +193,11 @@ impl Index {
     /// At most `limit` intents that wait to be settled, due or not; those that are due first come first.
     pub async fn waiting(&self, limit: usize) -> Result<Vec<(u32, Intent)>, IndexError> {
         self.ask(|reply| Message::Due { all: true, limit, reply }).await
+    }
+
+    /// Some of the files that wait to be settled, due or not: those in the slots from `from` (0 at first) on.
+    pub async fn waiting_files(&self, from: u32) -> Result<WaitingFiles, IndexError> {
+        self.ask(|reply| Message::WaitingFiles { from, reply }).await
     }
 
     /// Puts intents off until `until_us` (µs since 1970), because a volume they need is away.

@@ -3,7 +3,7 @@
 //! Intents live in numbered slots of the index that are overwritten again and again, so that a write leaves no
 //! tombstone in the engine. A slot is either free, held by a writer, or waiting to be settled.
 
-use super::message::Forgotten;
+use super::message::{Forgotten, WaitingFiles};
 use crate::model::{Intent, Key, PlacedFile, Volume};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -14,7 +14,7 @@ pub(super) const RESERVED_PREFIX: &str = "!mkv/";
 pub(super) const MAX_SLOTS: usize = 1_000_000;
 
 /// Slots that are looked at in one go: a few milliseconds.
-const FORGET_SLOTS: u32 = 4096;
+const SLOTS_AT_ONCE: u32 = 4096;
 
 const SLOT_PREFIX: &str = "!mkv/intent/";
 
@@ -202,7 +202,7 @@ impl Slots {
     /// Drops the files on `volume` from waiting intents, in some slots from `from` on; also answers the slots that changed.
     /// An intent without files is none any more. Held ones are left to who holds them.
     pub(super) fn forget(&mut self, volume: &Volume, from: u32) -> (Forgotten, Vec<u32>) {
-        let to = self.used.min(from.saturating_add(FORGET_SLOTS));
+        let to = self.used.min(from.saturating_add(SLOTS_AT_ONCE));
         let mut forgotten = Forgotten { next: (to < self.used).then_some(to), ..Forgotten::default() };
         let mut changed = Vec::new();
         for slot in from..to {
@@ -221,6 +221,15 @@ impl Slots {
             }
         }
         (forgotten, changed)
+    }
+
+    /// The files of waiting intents in the slots from `from` on.
+    pub(super) fn waiting_files(&self, from: u32) -> WaitingFiles {
+        let to = self.used.min(from.saturating_add(SLOTS_AT_ONCE));
+        let waiting = (from..to).filter(|slot| self.due_of.contains_key(slot));
+        let intents = waiting.filter_map(|slot| self.intents.get(&slot));
+        let files = intents.flat_map(|intent| intent.files.iter().cloned()).collect();
+        WaitingFiles { files, next: (to < self.used).then_some(to) }
     }
 
     pub(super) fn unsettled(&self) -> usize {
@@ -265,6 +274,25 @@ mod tests {
         assert_eq!(slots.hold_due(slot, 70).map(|intent| intent.key), Some(intent("/b").key));
         assert!(slots.hold_due(slot, 70).is_none(), "it is held");
     }
+
+    #[test]
+    fn everything_that_waits_is_told_in_pieces_and_nothing_that_is_held() {
+        let mut slots = Slots::default();
+        let count = SLOTS_AT_ONCE + 10;
+        for number in 0..count {
+            let replica: Replica = format!("host{number}:1").parse().expect("a place");
+            let files = vec![PlacedFile { file: File::Sidecar, replica, in_doubt: false }];
+            let slot =
+                slots.hold_new(Intent { files, ..intent(&format!("/{number}")) }).expect("there is room");
+            if number % 2 == 0 {
+                slots.let_go(slot, 10);
+            }
+        }
+        let (first, second) = (slots.waiting_files(0), slots.waiting_files(SLOTS_AT_ONCE));
+        assert_eq!((first.next, second.next), (Some(SLOTS_AT_ONCE), None));
+        assert_eq!(first.files.len() + second.files.len(), count as usize / 2);
+    }
+
     #[test]
     fn what_waits_for_a_forgotten_volume_waits_no_more() {
         let places = |names: &str| -> Vec<PlacedFile> {

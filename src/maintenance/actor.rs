@@ -34,6 +34,9 @@ const MAX_ENDED: usize = 50;
 /// How often it is looked whether a scrub is due.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
+/// After a scrub of the server's own has failed, and before the next: what failed it, as a full disk, lasts.
+const FAILED_SCRUB_RESTS: Duration = Duration::from_secs(60 * 60);
+
 /// How long jobs may take to end when the server does. What is cut off then is settled at the next start.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -248,7 +251,13 @@ impl Actor {
         let error = result.err().map(|err| err.to_string());
         let status = entry.control.progress.status();
         match &error {
-            Some(error) => error!("job {id} ({}) failed: {error}", entry.task.name()),
+            Some(error) => {
+                error!("job {id} ({}) failed: {error}", entry.task.name());
+                if matches!(entry.task, Task::Scrub { scheduled: true, .. }) {
+                    self.scrub_rests_until_us =
+                        now_us().saturating_add(FAILED_SCRUB_RESTS.as_micros() as u64);
+                }
+            }
             None => info!("job {id} ({}) ended, {} problems are left", entry.task.name(), status.problems),
         }
         entry.ended = Some(Ended { at_us: now_us(), error, status });

@@ -1,7 +1,7 @@
 //! A job with the server stopped: opens the index as the server does, looks whose the volumes are, runs the job, closes.
 
 use super::Control;
-use super::pages::Pages;
+use super::pages::{Pages, each_waiting};
 use super::state::StateFile;
 use crate::index::table::TableError;
 use crate::index::{self, Index, IndexError, IndexServer, leveldb};
@@ -220,10 +220,7 @@ impl Survey {
                 survey.add_strangers(placer, &record.replicas);
             }
         }
-        for (_, intent) in index.waiting(usize::MAX).await? {
-            let places: Vec<Replica> = intent.files.into_iter().map(|placed| placed.replica).collect();
-            survey.add_strangers(placer, &places);
-        }
+        each_waiting(index, |placed| survey.add_strangers(placer, &[placed.replica])).await?;
         Ok(survey)
     }
 

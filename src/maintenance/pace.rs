@@ -139,7 +139,7 @@ impl FromStr for Rate {
                     (&mut rate.bytes, known.ok_or_else(fault)?.1)
                 }
             };
-            if !number.is_finite() || number <= 0.0 || limit.replace(number * unit).is_some() {
+            if !(number * unit).is_finite() || number <= 0.0 || limit.replace(number * unit).is_some() {
                 return Err(fault());
             }
         }
@@ -161,7 +161,7 @@ mod tests {
         for text in ["unlimited", "0.5", "7B", "20,2kB", "50,100MB", "1500MB", "2GB", "1234567B", "0.5B"] {
             assert_eq!(text.parse::<Rate>().map(|rate| rate.to_string()), Ok(text.to_owned()));
         }
-        for text in ["", "0", "-1", "fast", "1TBB", "1,2", "1MB,", "inf", "NaN"] {
+        for text in ["", "0", "-1", "fast", "1TBB", "1,2", "1MB,", "inf", "NaN", "1e308GB"] {
             assert!(text.parse::<Rate>().is_err(), "{text}");
         }
     }

@@ -1,7 +1,7 @@
 //! All records of an index, in pages: by one thread, or by several that take turns.
 
 use crate::index::{Index, IndexError};
-use crate::model::{Key, Record, RecordError};
+use crate::model::{Key, PlacedFile, Record, RecordError};
 use std::ops::Bound;
 
 /// Records that are read in one go.
@@ -41,6 +41,17 @@ pub(super) async fn count_from(index: &Index, mut cursor: Cursor) -> Result<u64,
         count += records.len() as u64;
     }
     Ok(count)
+}
+
+/// Tells every file that waits to be settled.
+pub(super) async fn each_waiting(index: &Index, mut tell: impl FnMut(PlacedFile)) -> Result<(), IndexError> {
+    let mut from = Some(0);
+    while let Some(slot) = from {
+        let waiting = index.waiting_files(slot).await?;
+        waiting.files.into_iter().for_each(&mut tell);
+        from = waiting.next;
+    }
+    Ok(())
 }
 
 /// The page at `cursor`, which moves behind it; `None` when there are no more.

@@ -1,6 +1,7 @@
 //! Settling what writes and moves have left, on an index that nobody else uses: in a server the background does it.
 
 use super::Control;
+use super::pages::each_waiting;
 use crate::index::IndexError;
 use crate::model::Volume;
 use crate::store::{Store, StoreError};
@@ -63,11 +64,7 @@ pub(super) async fn settle_rest(store: &Store, grace: Duration, control: &Contro
 /// What could not be removed from volumes that are given is left to be done; others are nobody's concern any more.
 pub(super) async fn report_unsettled(store: &Store, control: &Control) -> Result<(), IndexError> {
     let mut counts = BTreeMap::<Volume, u64>::new();
-    for (_, intent) in store.index().waiting(usize::MAX).await? {
-        for placed in intent.files {
-            *counts.entry(placed.replica.volume()).or_default() += 1;
-        }
-    }
+    each_waiting(store.index(), |placed| *counts.entry(placed.replica.volume()).or_default() += 1).await?;
     for (volume, count) in counts {
         let what = format!("{volume}: {count} files are to be removed as soon as it answers");
         match store.placer().volumes().contains(&volume) {

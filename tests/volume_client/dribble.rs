@@ -48,7 +48,7 @@ fn is_no_answer(err: &VolumeError) -> bool {
 async fn a_body_that_dribbles_is_given_up() {
     let stub = dribbling("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n", "x");
     let download = client(HASTY).open(&stub.replica(), PATH).await.unwrap().unwrap();
-    let err = in_time(download.digest()).await.unwrap_err();
+    let err = in_time(download.digest(&async |_| {})).await.unwrap_err();
     assert!(is_no_answer(&err) && err.to_string().contains("bytes got through in 1000 ms"), "{err}");
 }
 
@@ -152,7 +152,7 @@ async fn a_volume_that_sends_a_body_at_a_modest_rate_is_waited_for() {
         }
     });
     let download = client(HASTY).open(&stub.replica(), PATH).await.unwrap().unwrap();
-    assert_eq!(in_time(download.digest()).await.unwrap().size, 4_000_000);
+    assert_eq!(in_time(download.digest(&async |_| {})).await.unwrap().size, 4_000_000);
 }
 
 #[actix_rt::test]

@@ -203,14 +203,15 @@ impl<'a> Walker<'a> {
 
     async fn sidecar(&self, key: &Key, replica: &Replica) -> Result<Option<Sidecar>, VolumeError> {
         let path = path_of(key, File::Sidecar);
-        let read = self.source.get(replica, &path, Sidecar::MAX_BYTES).await;
-        let content = match read {
+        let content = match self.source.get(replica, &path, Sidecar::MAX_BYTES).await {
+            // It is gone since it was listed.
+            Ok(None) => return Ok(None),
+            Ok(content) => content,
             Err(VolumeError::TooLarge { .. }) => None,
             Err(err) => {
                 self.unreadable(err)?;
-                None
+                return Ok(None);
             }
-            Ok(content) => content,
         };
         let sidecar = content.as_deref().and_then(Sidecar::parse);
         if sidecar.is_none() {
