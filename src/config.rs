@@ -75,6 +75,9 @@ pub enum ConfigError {
     /// Not one of the cluster's.
     #[error("{0} is none of the volumes in --volumes")]
     NoSuchVolume(Volume),
+    /// Nothing would be read.
+    #[error("--allow-missing leaves out every volume, and from none an index can be made")]
+    AllMissing,
     /// No replica at all.
     #[error("--replicas must be at least 1")]
     NoReplicas,

@@ -16,6 +16,7 @@ use crate::maintenance::{drain, forget, verify};
 use crate::model::{Key, Volume, VolumeMode};
 use crate::rate_source::RateSource;
 use crate::remote::{Remote, RemoteError};
+use crate::say;
 use crate::shown::Shown;
 use crate::store::Depth;
 use crate::text::json_line;
@@ -84,6 +85,9 @@ pub fn rebuild(arguments: &Arguments, flags: &RebuildArguments) -> Result<(), Jo
     if let Some(stranger) = missing.iter().find(|volume| !all.contains(volume)) {
         return Err(ConfigError::NoSuchVolume(stranger.clone()).into());
     }
+    if all.iter().all(|volume| missing.contains(volume)) {
+        return Err(ConfigError::AllMissing.into());
+    }
     let request = RebuildRequest {
         volumes: all.iter().filter(|volume| !missing.contains(volume)).cloned().collect(),
         db: config.db,
@@ -98,9 +102,9 @@ pub fn rebuild(arguments: &Arguments, flags: &RebuildArguments) -> Result<(), Jo
     let rebuilt = job.shown(|control| rebuild::run(&request, control))?;
     match rebuilt.old {
         Some(old) if flags.job.json => {
-            println!("{}", json_line(&json!({ "old_index": old.to_string_lossy() })))
+            say!("{}", json_line(&json!({ "old_index": old.to_string_lossy() })))
         }
-        Some(old) if !flags.job.quiet => println!("the old index is kept as {}", old.display()),
+        Some(old) if !flags.job.quiet => say!("the old index is kept as {}", old.display()),
         _ => {}
     }
     job.end()
@@ -123,11 +127,11 @@ pub fn export(arguments: &Arguments, flags: &ExportArguments) -> Result<(), JobE
     let Exported { written, present, left_out } = exported;
     if flags.job.json {
         let json = json!({ "written": written, "present": present, "left_out": left_out });
-        println!("{}", json_line(&json));
+        say!("{}", json_line(&json));
     } else if !flags.job.quiet {
-        println!("{written} blobs were written to {}, {present} were there already", flags.dir.display());
+        say!("{written} blobs were written to {}, {present} were there already", flags.dir.display());
         if left_out > 0 {
-            println!("{left_out} unlinked keys were left out; --unlinked exports them too");
+            say!("{left_out} unlinked keys were left out; --unlinked exports them too");
         }
     }
     job.end()
@@ -206,9 +210,9 @@ pub fn forget(arguments: &Arguments, flags: &ForgetArguments) -> Result<(), JobE
     let files = job.done(|control| forget::run(&request, &flags.volume, control))?;
     let volume = &flags.volume;
     if flags.job.json {
-        println!("{}", json_line(&json!({ "volume": volume.as_str(), "files": files })));
+        say!("{}", json_line(&json!({ "volume": volume.as_str(), "files": files })));
     } else if !flags.job.quiet {
-        println!("{files} files were to be removed from {volume} and are forgotten");
+        say!("{files} files were to be removed from {volume} and are forgotten");
     }
     Ok(())
 }
@@ -227,8 +231,8 @@ pub fn set_mode(
     let done = drain::set_mode(&request, volume, mode, &Control::default());
     done.map_err(|err| JobError::Cluster("volume-mode", err))?;
     match flags.json {
-        true => println!("{}", json_line(&json!({ "volume": volume.as_str(), "mode": mode }))),
-        false => println!("{volume} is {mode} from now on"),
+        true => say!("{}", json_line(&json!({ "volume": volume.as_str(), "mode": mode }))),
+        false => say!("{volume} is {mode} from now on"),
     }
     Ok(())
 }
@@ -275,16 +279,16 @@ fn print_transfers(rebalanced: &Rebalanced, flags: &JobArguments) {
         });
         let transfers: Vec<Value> = transfers.collect();
         let json = json!({ "transfers": transfers, "keys_without_copies": rebalanced.without_copies });
-        println!("{}", json_line(&json));
+        say!("{}", json_line(&json));
         return;
     }
     let (mut blobs, mut bytes) = (0, 0);
     for transfer in &rebalanced.transfers {
-        println!("{} -> {}: {} blobs, {} bytes", transfer.from, transfer.to, transfer.blobs, transfer.bytes);
+        say!("{} -> {}: {} blobs, {} bytes", transfer.from, transfer.to, transfer.blobs, transfer.bytes);
         blobs += transfer.blobs;
         bytes += transfer.bytes;
     }
-    println!("{blobs} blobs, {bytes} bytes would be copied; {} keys need no copy", rebalanced.without_copies);
+    say!("{blobs} blobs, {bytes} bytes would be copied; {} keys need no copy", rebalanced.without_copies);
 }
 
 fn rate_source(flags: &PaceArguments) -> Result<RateSource, ConfigError> {
@@ -315,7 +319,7 @@ impl Job {
     fn new(name: &'static str, flags: &JobArguments, pace: &PaceArguments) -> Result<Job, JobError> {
         let rate_source = rate_source(pace)?;
         // With `--json`, findings go to stdout, one object a line.
-        let print = |finding: &Finding| println!("{}", json_line(finding));
+        let print = |finding: &Finding| say!("{}", json_line(finding));
         let progress = if flags.json { Progress::told_to(print) } else { Progress::default() };
         let pace = Pace::new(rate_source.rate().unwrap_or_default());
         let control = Control { progress: progress.into(), pace: pace.into(), ..Control::default() };

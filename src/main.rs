@@ -7,6 +7,7 @@ use minikeyvalue::config::{Config, ConfigError};
 use minikeyvalue::job::{self, JobError};
 use minikeyvalue::logs;
 use minikeyvalue::model::VolumeMode;
+use minikeyvalue::say;
 use minikeyvalue::server::{self, ServerError};
 use minikeyvalue::text::printable;
 use minikeyvalue::up::{self, UpError};
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
     let arguments = match Arguments::parse(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(err) if matches!(err.kind, ErrorKind::HelpDisplayed) => {
-            println!("{}", err.message);
+            say!("{}", err.message);
             return ExitCode::SUCCESS;
         }
         Err(err) => {
@@ -82,7 +83,7 @@ fn raise_file_limit() {
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.command {
-        None => println!("{}", Arguments::usage()),
+        None => say!("{}", Arguments::usage()),
         Some(Command::Server) => server::run(Config::new(arguments)?, || Config::read_again(Config::new))?,
         Some(Command::Up { dir }) => up::run(arguments, dir)?,
         Some(Command::Rebuild(flags)) => job::rebuild(arguments, flags)?,

@@ -3,6 +3,7 @@
 use crate::cli::{AdminArguments, JobArguments, JobsArguments, JobsCommand, LsArguments};
 use crate::maintenance::{Job, JobState, Rate, Task};
 use crate::rate_source::RateSource;
+use crate::say;
 use crate::shown::{Shown, line};
 use crate::text::{json_line, json_page, printable};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -99,7 +100,7 @@ impl Remote {
         shown.end(&job.status);
         for finding in &job.status.findings {
             match flags.json {
-                true => println!("{}", json_line(finding)),
+                true => say!("{}", json_line(finding)),
                 false => eprintln!("{}", printable(&finding.to_string())),
             }
         }
@@ -117,8 +118,8 @@ impl Remote {
         let path = format!("/api/volumes/{}", utf8_percent_encode(volume, NON_ALPHANUMERIC));
         let view: Value = self.call(Method::PUT, &path, Some(&json!({ "mode": mode })))?;
         match flags.json {
-            true => println!("{}", json_page(&view)),
-            false => println!("{} is {} from now on", text(&view["volume"]), text(&view["mode"])),
+            true => say!("{}", json_page(&view)),
+            false => say!("{} is {} from now on", text(&view["volume"]), text(&view["mode"])),
         }
         Ok(())
     }
@@ -133,16 +134,16 @@ impl Remote {
             Some(JobsCommand::Rate { flags, id, rate }) => (vec![self.set_rate(*id, *rate)?], flags),
         };
         if flags.json || own_flags.json {
-            println!("{}", json_page(&Value::from(jobs)));
+            say!("{}", json_page(&Value::from(jobs)));
             return Ok(());
         }
         for job in jobs {
             let job: Job = serde_json::from_value(job).map_err(|_| RemoteError::Strange(self.address))?;
             let name = serde_json::to_value(&job.task).map(|task| text(&task["job"])).unwrap_or_default();
             let state = format!("{:?}", job.state).to_lowercase();
-            println!("{:>4}  {name:<10} {state:<9} {}  (rate {})", job.id, line(&job.status), job.rate);
+            say!("{:>4}  {name:<10} {state:<9} {}  (rate {})", job.id, line(&job.status), job.rate);
             if let Some(error) = &job.error {
-                println!("      {}", printable(error));
+                say!("      {}", printable(error));
             }
         }
         Ok(())
@@ -156,21 +157,23 @@ impl Remote {
     pub fn status(&self, flags: &AdminArguments) -> Result<(), RemoteError> {
         let status: Value = self.call(Method::GET, "/api/status", None)?;
         if flags.json {
-            println!("{}", json_page(&status));
+            say!("{}", json_page(&status));
             return Ok(());
         }
-        println!("version      {}", text(&status["version"]));
-        println!("cluster      {}", text(&status["cluster"]));
-        println!("up for       {} s", status["uptime_seconds"]);
-        println!(
+        say!("version      {}", text(&status["version"]));
+        say!("cluster      {}", text(&status["cluster"]));
+        say!("up for       {} s", status["uptime_seconds"]);
+        say!(
             "volumes      {} of {} up, {} replicas",
-            status["volumes_up"], status["volumes"], status["replicas"]
+            status["volumes_up"],
+            status["volumes"],
+            status["replicas"]
         );
-        println!("unsettled    {} removals wait", status["unsettled"]);
-        println!("jobs         {} running", status["jobs_running"]);
+        say!("unsettled    {} removals wait", status["unsettled"]);
+        say!("jobs         {} running", status["jobs_running"]);
         match &status["last_scrub"] {
-            Value::Null => println!("last scrub   never"),
-            scrub => println!("last scrub   {}, {} problems left", ago(&scrub["ended_us"]), scrub["left"]),
+            Value::Null => say!("last scrub   never"),
+            scrub => say!("last scrub   {}, {} problems left", ago(&scrub["ended_us"]), scrub["left"]),
         }
         Ok(())
     }
@@ -179,14 +182,14 @@ impl Remote {
     pub fn volumes(&self, flags: &AdminArguments) -> Result<(), RemoteError> {
         let volumes: Vec<Value> = self.call(Method::GET, "/api/volumes", None)?;
         if flags.json {
-            println!("{}", json_page(&Value::from(volumes)));
+            say!("{}", json_page(&Value::from(volumes)));
             return Ok(());
         }
-        println!("{:<28} {:<8} {:<8} {:<24} WHY", "VOLUME", "MODE", "STATE", "LAST CLEAN");
+        say!("{:<28} {:<8} {:<8} {:<24} WHY", "VOLUME", "MODE", "STATE", "LAST CLEAN");
         for volume in volumes {
             let [name, mode, state, reason] =
                 ["volume", "mode", "state", "reason"].map(|name| text(&volume[name]));
-            println!("{name:<28} {mode:<8} {state:<8} {:<24} {reason}", ago(&volume["clean"]["contents_us"]));
+            say!("{name:<28} {mode:<8} {state:<8} {:<24} {reason}", ago(&volume["clean"]["contents_us"]));
         }
         Ok(())
     }
@@ -201,8 +204,8 @@ impl Remote {
             let page: Value = self.call(Method::GET, &path, None)?;
             for key in page["keys"].as_array().into_iter().flatten() {
                 match flags.json {
-                    true => println!("{}", json_line(key)),
-                    false => println!("{:<9} {}", text(&key["state"]), text(&key["key"])),
+                    true => say!("{}", json_line(key)),
+                    false => say!("{:<9} {}", text(&key["state"]), text(&key["key"])),
                 }
             }
             match page["next"].as_str() {

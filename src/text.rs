@@ -2,6 +2,31 @@
 //! command prints of them goes through here, and every line of the log.
 
 use serde::Serialize;
+use std::fmt;
+use std::io::{self, ErrorKind, Write};
+use std::process;
+
+/// As `println!`; see [`print_line`](crate::text::print_line).
+#[macro_export]
+macro_rules! say {
+    ($($word:tt)*) => { $crate::text::print_line(format_args!($($word)*)) };
+}
+
+/// The exit code of a command whose output got lost.
+const EXIT_UNSAID: i32 = 1;
+
+/// Prints a line to standard output. When that takes no more the command ends as by a second signal: without a word if
+/// nobody reads on (`| head`), with the reason if there is no room.
+pub fn print_line(line: fmt::Arguments<'_>) {
+    let mut out = io::stdout();
+    if let Err(err) = writeln!(out, "{line}") {
+        if err.kind() != ErrorKind::BrokenPipe {
+            // Nothing is left to say it with if this fails too.
+            let _ = writeln!(io::stderr(), "mkv: standard output: {err}");
+        }
+        process::exit(EXIT_UNSAID);
+    }
+}
 
 /// `text` with everything written out that a terminal would obey, line breaks included, and what turns the order of
 /// letters around.

@@ -8,6 +8,7 @@ mod trial;
 
 use crate::cli::{AdminArguments, Arguments};
 use crate::config::{Config, ConfigError};
+use crate::say;
 use crate::text::{json_page, printable};
 use crate::volume::{Credentials, Health, Timeouts, VolumeClient};
 use futures_util::future::join_all;
@@ -62,7 +63,7 @@ pub fn run(arguments: &Arguments, flags: &AdminArguments) -> Result<(), CheckErr
     });
     note_strangers(&mut reports);
     match flags.json {
-        true => println!("{}", json_page(&reports)),
+        true => say!("{}", json_page(&reports)),
         false => reports.iter().for_each(print),
     }
     match reports.iter().filter(|report| !report.ok).count() {
@@ -93,12 +94,12 @@ fn note_strangers(reports: &mut [Report]) {
 fn print(report: &Report) {
     let mut said = report.problems.iter().map(String::as_str).peekable();
     if said.peek().is_none() {
-        println!("{:<24} ok", report.volume);
+        say!("{:<24} ok", report.volume);
     }
     for problem in said {
-        println!("{:<24} {}", report.volume, printable(problem));
+        say!("{:<24} {}", report.volume, printable(problem));
     }
     for note in &report.notes {
-        println!("{:<24} note: {}", report.volume, printable(note));
+        say!("{:<24} note: {}", report.volume, printable(note));
     }
 }

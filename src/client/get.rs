@@ -7,6 +7,7 @@ use super::locate::{NotLocated, Source, etag, host};
 use super::{Client, ClientError, Patience, key_of};
 use crate::cli::{Arguments, GetArguments};
 use crate::model::Key;
+use crate::say;
 use crate::shown::Transfer;
 use crate::text::json_line;
 use serde_json::json;
@@ -52,7 +53,7 @@ pub fn get(arguments: &Arguments, flags: &GetArguments) -> Result<(), ClientErro
             "key": key.to_string(), "file": name, "bytes": bytes, "resumed_bytes": resumed, "md5": md5.to_string(),
             "md5_checked": source.md5.is_some(), "volume": source.host(),
         });
-        println!("{}", json_line(&json));
+        say!("{}", json_line(&json));
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use super::early::Refused;
 use super::{Client, ClientError, Patience, key_of};
 use crate::cli::{Arguments, PutArguments};
 use crate::model::{Key, Md5};
+use crate::say;
 use crate::shown::Transfer;
 use crate::text::json_line;
 use serde_json::json;
@@ -43,7 +44,7 @@ pub fn put(arguments: &Arguments, flags: &PutArguments) -> Result<(), ClientErro
     body.transfer.end(if replaced { "overwritten" } else { "stored" });
     if flags.server.json {
         let json = json!({ "key": key.to_string(), "bytes": body.done, "md5": read, "replaced": replaced });
-        println!("{}", json_line(&json));
+        say!("{}", json_line(&json));
     }
     Ok(())
 }

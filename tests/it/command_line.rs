@@ -19,6 +19,22 @@ fn mkv(words: &[&str]) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
+/// `mkv … | head` is no reason for a panic, nor is a full disk under the output.
+#[test]
+fn output_that_nobody_takes_ends_the_command_in_order() {
+    let end_with = |out: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mkv"));
+        let output = command.arg("--help").stdin(Stdio::null()).stdout(out).output().expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (reader, writer) = std::io::pipe().expect("there are pipes");
+    drop(reader);
+    assert_eq!(end_with(writer.into()), (Some(1), String::new()));
+    let full = fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+    let (code, said) = end_with(full.into());
+    assert!(code == Some(1) && said.starts_with("mkv: standard output: No space left"), "{said}");
+}
+
 /// Printable characters and line breaks, in UTF-8.
 #[track_caller]
 fn is_tame(said: &str) {
