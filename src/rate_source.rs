@@ -3,8 +3,10 @@
 use crate::cli::PaceArguments;
 use crate::maintenance::Rate;
 use log::{info, warn};
-use std::fs::File;
+use nix::fcntl::OFlag;
+use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -69,7 +71,9 @@ fn read(path: &Path) -> Result<Rate, RateFileError> {
 
 fn first_line(path: &Path) -> io::Result<String> {
     let mut line = String::new();
-    BufReader::new(File::open(path)?.take(MAX_LINE_BYTES)).read_line(&mut line)?;
+    // A pipe into which nobody writes has no line, and must not hold up the job.
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    BufReader::new(file.take(MAX_LINE_BYTES)).read_line(&mut line)?;
     Ok(line)
 }
 
@@ -77,6 +81,20 @@ fn first_line(path: &Path) -> io::Result<String> {
 mod tests {
     use super::*;
     use std::fs;
+
+    #[test]
+    fn a_pipe_into_which_nobody_writes_holds_up_nothing() {
+        let path = std::env::temp_dir().join(format!("mkv-rate-pipe-{}", std::process::id()));
+        let made = std::process::Command::new("mkfifo").arg(&path).status().expect("coreutils are there");
+        assert!(made.success());
+        let flags = PaceArguments { rate: None, rate_file: Some(path.clone()) };
+        // In a thread of its own, so that the test ends either way.
+        let (ended, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || ended.send(RateSource::new(&flags).is_err()));
+        let refused = end.recv_timeout(std::time::Duration::from_secs(10));
+        fs::remove_file(&path).unwrap();
+        assert_eq!(refused, Ok(true));
+    }
 
     #[test]
     fn a_files_rate_is_followed_and_nonsense_changes_nothing() {

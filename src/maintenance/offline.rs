@@ -108,6 +108,11 @@ pub(super) fn run<T>(
     work: impl AsyncFnOnce(Opened) -> Result<T, MaintenanceError>,
 ) -> Result<T, MaintenanceError> {
     let dir = request.db.clone();
+    if !dir.is_dir() {
+        // An empty one that was made here would be taken for the cluster's from then on.
+        let reason = "it doesn't exist".to_owned();
+        return Err(MaintenanceError::Table(TableError::Refused { dir, reason }));
+    }
     let options = leveldb::Options { copy_mark: Some(index::copy_mark()), ..leveldb::Options::default() };
     let open = move || leveldb::open(&dir, options);
     let index = IndexServer::start(open, request.store.grace_us()).map_err(|err| match err {

@@ -49,6 +49,29 @@ fn a_flipped_bit_is_found_and_no_index_is_none() {
     assert!(!status.success() && said.contains("it doesn't exist") && !nothing.db().exists(), "{said}");
 }
 
+/// An empty one that a wrong name had made would be a cluster of its own.
+#[test]
+fn no_job_makes_an_index_where_there_is_none() {
+    let cluster = Cluster::start();
+    let elsewhere =
+        Master::builder(&crate::harness::addresses(&cluster.volumes)).flag("replicas", "2").build();
+    let volume = cluster.volumes[0].addr();
+    for words in [
+        &["scrub"][..],
+        &["repair", "--quick"],
+        &["rebalance"],
+        &["rebalance", "--dry-run"],
+        &["drain", &volume],
+        &["undrain", &volume],
+        &["volume-mode", &volume, "readonly"],
+        &["forget", &volume],
+    ] {
+        let (status, said) = elsewhere.job(words);
+        assert!(status.code() == Some(1) && said.contains("it doesn't exist"), "{words:?}: {said}");
+        assert!(!elsewhere.db().exists() && !elsewhere.state_file().exists(), "{words:?}");
+    }
+}
+
 fn write(master: &Master, changes: Vec<Change>) {
     let mut table = leveldb::open(master.db(), leveldb::Options::default()).expect("nobody has it open");
     table.write(&changes).expect("it can be written");

@@ -14,6 +14,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Behind the name of a copy: what it is read from.
+const CLONE_SUFFIX: &str = "-source";
+
 /// An index directory that nobody else can open.
 pub(super) struct Home {
     dir: PathBuf,
@@ -68,7 +71,7 @@ impl Home {
 
     /// Where the copy is read from. It goes with the stale copies.
     pub(super) fn clone_name(&self, copy: &Path) -> PathBuf {
-        sibling(copy, "-source")
+        sibling(copy, CLONE_SUFFIX)
     }
 
     /// Puts the complete and durable `copy` in this directory's place, and moves this one to `old`.
@@ -145,9 +148,16 @@ impl Site {
     }
 }
 
-/// Removes what interrupted copies left beside `dir`, unless somebody is at work on one.
+/// Removes what interrupted copies left beside `dir`, unless somebody is at work on one. What a person has named so, and not
+/// with a time as [`copy_names`] does, is not ours.
 fn remove_stale_copies(dir: &Path) -> Result<(), TableError> {
-    for stale in siblings(dir, ".new-")? {
+    let is_ours = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let end = name.rsplit_once(".new-").map_or("", |(_, end)| end);
+        let time = end.strip_suffix(CLONE_SUFFIX).unwrap_or(end);
+        !time.is_empty() && time.bytes().all(|byte| byte.is_ascii_digit()) && path.is_dir()
+    };
+    for stale in siblings(dir, ".new-")?.into_iter().filter(is_ours) {
         let _unused = lock(&stale)?;
         log::info!("removing {stale:?}, the rest of an interrupted copy");
         fs::remove_dir_all(&stale).map_err(|err| failed("remove", &stale, err))?;
