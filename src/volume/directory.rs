@@ -79,16 +79,15 @@ impl LocalFile {
     }
 }
 
-/// The entries of the directory `path` (without `/` at its end) of a place that [is a directory](Replica::directory), none
-/// if it doesn't exist. The place itself has to exist. An entry that can't be looked at is an error among the others.
+/// The entries that `is_wanted` of the directory `path` (without `/` at its end), which has to exist, of a place that [is a
+/// directory](Replica::directory); the others are never in memory together. An entry that can't be looked at is an error
+/// among them.
 pub fn list_directory(
     replica: &Replica,
     path: &str,
+    is_wanted: impl Fn(&DirEntry) -> bool,
 ) -> Result<Vec<Result<DirEntry, VolumeError>>, VolumeError> {
-    let entries = match fs::read_dir(full_path(replica, path)) {
-        Err(err) if is_absent(&err) && !path.is_empty() => return Ok(Vec::new()),
-        entries => entries.map_err(|err| unreadable(replica, path, &err))?,
-    };
+    let entries = fs::read_dir(full_path(replica, path)).map_err(|err| unreadable(replica, path, &err))?;
     let mut found = Vec::new();
     for entry in entries {
         let entry = entry.map_err(|err| unreadable(replica, path, &err))?;
@@ -97,7 +96,12 @@ pub fn list_directory(
             continue;
         }
         match fs::metadata(entry.path()) {
-            Ok(metadata) => found.push(Ok(DirEntry { name, kind: kind_of(&metadata) })),
+            Ok(metadata) => {
+                let entry = DirEntry { name, kind: kind_of(&metadata) };
+                if is_wanted(&entry) {
+                    found.push(Ok(entry));
+                }
+            }
             // Removed since it was listed, if it isn't a link that leads nowhere.
             Err(err) if is_absent(&err) && fs::symlink_metadata(entry.path()).is_err() => {}
             Err(err) => {

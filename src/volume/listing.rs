@@ -55,7 +55,8 @@ enum Place {
 }
 
 impl VolumeClient {
-    /// Begins to list the directory `path` (beginning with `/`, without one at its end); `None` if there is none.
+    /// Begins to list the directory `path` (beginning with `/`, without one at its end; empty for the place itself); `None`
+    /// if there is none.
     pub async fn list(&self, replica: &Replica, path: &str) -> Result<Option<Listing>, VolumeError> {
         let path = format!("{path}/");
         let listing = |download| Listing {

@@ -30,7 +30,7 @@ pub use listing::{DirEntry, EntryKind, Listing};
 pub use probe::{Adopt, ClusterId, ClusterIdError, ProbeOutcome, probe_all_once, set_cluster, watch};
 pub use replicate::{Outcome, Upload, UploadError};
 
-use crate::model::{CLUSTER_PATH, Replica};
+use crate::model::{CLUSTER_PATH, Replica, Sidecar};
 use arc_swap::ArcSwapOption;
 use awc::ClientResponse;
 use awc::body::MessageBody;
@@ -180,7 +180,7 @@ impl VolumeClient {
                 Some(size) => Ok(Some(FileStat { size, mtime_us: mtime_of(&response) })),
                 None => Err(self.noted(call.no_answer("it gave no size"))),
             },
-            status if is_absent(status) => Ok(None),
+            status if is_absent(status, path) => Ok(None),
             status => Err(self.noted(call.refused(status))),
         }
     }
@@ -205,7 +205,7 @@ impl VolumeClient {
         let response = self.ask(&self.shared.reads, Method::GET, call).await?;
         match response.status().as_u16() {
             200 => Ok(Some(Download::new(self.clone(), call, response))),
-            status if is_absent(status) => {
+            status if is_absent(status, path) => {
                 drain(response).await;
                 Ok(None)
             }
@@ -331,9 +331,10 @@ impl VolumeClient {
     }
 }
 
-/// nginx answers 301 for a directory, which some keys' paths are on the way to other keys'.
-fn is_absent(status: u16) -> bool {
-    matches!(status, 404 | 301)
+/// nginx answers 301 for a directory, which some keys' paths are on the way to other keys'. Where a directory was asked for,
+/// it is somebody else who says that it is elsewhere.
+fn is_absent(status: u16, path: &str) -> bool {
+    status == 404 || (status == 301 && !path.ends_with('/'))
 }
 
 fn size_of(response: &ClientResponse) -> Option<u64> {
@@ -347,9 +348,9 @@ fn mtime_of(response: &ClientResponse) -> Option<u64> {
     u64::try_from(elapsed.as_micros()).ok()
 }
 
-/// An RFC 9110 date (IMF-fixdate) in whole seconds; nginx makes it the file's mtime.
+/// An RFC 9110 date (IMF-fixdate) in whole seconds, of the year 9999 at most; nginx makes it the file's mtime.
 fn date_header(mtime_us: u64) -> HeaderValue {
-    let time = UNIX_EPOCH + Duration::from_secs(mtime_us / 1_000_000);
+    let time = UNIX_EPOCH + Duration::from_micros(mtime_us.min(Sidecar::LAST_TIME_US));
     HttpDate::from(time).try_into_value().expect("a date is a header value")
 }
 
@@ -371,5 +372,6 @@ mod tests {
     #[test]
     fn a_date_is_cut_to_seconds() {
         assert_eq!(date_header(784_111_777_999_999), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(date_header(u64::MAX), "Fri, 31 Dec 9999 23:59:59 GMT");
     }
 }

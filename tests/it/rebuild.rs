@@ -12,8 +12,8 @@ use base64::engine::general_purpose::STANDARD;
 use minikeyvalue::model::{File, Key, Record, path_of};
 
 use crate::harness::{
-    Cluster, GoCluster, Master, Mounts, TempDir, Volume, addresses, entries_of, eventually, lines_of,
-    numbered, volumes,
+    Cluster, GoCluster, Master, Mounts, TcpStub, TempDir, Volume, addresses, entries_of, eventually,
+    lines_of, numbered, volumes,
 };
 
 /// The index is moved away, so that only the volumes can tell.
@@ -413,7 +413,7 @@ fn what_was_still_to_be_removed_is_removed_after_a_rebuild_too() {
 #[test]
 fn damaged_and_foreign_files_are_told_and_never_taken() {
     let mut cluster = Cluster::start();
-    for key in ["/cut", "/empty", "/whole", "/lost", "/noted"] {
+    for key in ["/cut", "/empty", "/allempty", "/whole", "/lost", "/noted"] {
         cluster.master.put(key, b"four");
     }
     assert_eq!(cluster.master.call("REPLACE", "/noted", b"second").status, 204);
@@ -432,6 +432,7 @@ fn damaged_and_foreign_files_are_told_and_never_taken() {
     fs::write(file(&cluster.volumes[1], "/empty", ""), b"").unwrap();
     fs::write(file(&cluster.volumes[2], "/noted", ""), b"sec").unwrap();
     cluster.volumes.iter().for_each(|volume| fs::remove_file(file(volume, "/lost", "")).unwrap());
+    cluster.volumes.iter().for_each(|volume| fs::write(file(volume, "/allempty", ""), b"").unwrap());
     let folder = cluster.volumes[0].dir().join("ab/cd");
     fs::create_dir_all(folder.join("L2E=")).unwrap();
     for name in ["L2E+", "not base64!", "nginx.pid", ".hidden"] {
@@ -444,6 +445,8 @@ fn damaged_and_foreign_files_are_told_and_never_taken() {
     assert_eq!(status.code(), Some(1), "{said}");
     for words in [
         "/lost: no volume has its blob",
+        "/allempty: all its files are empty",
+        "an empty file, not taken for a replica",
         "2 bytes instead of 4",
         "3 bytes instead of 6",
         "L2E+ is no blob",
@@ -456,12 +459,170 @@ fn damaged_and_foreign_files_are_told_and_never_taken() {
     let keys = |lines: &[String]| {
         lines.iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    let expected: Vec<String> = keys(&before).into_iter().filter(|key| key != "/lost").collect();
+    let expected: Vec<String> = keys(&before).into_iter().filter(|key| key != "/allempty").collect();
     assert_eq!(keys(&after), expected);
-    let entry = |key: &str| after.iter().find(|line| line.starts_with(&format!("{key} "))).unwrap().clone();
+    let entry_of = |lines: &[String], key: &str| {
+        lines.iter().find(|line| line.starts_with(&format!("{key} "))).unwrap().clone()
+    };
+    let entry = |key: &str| entry_of(&after, key);
+    assert_eq!(entry("/lost"), entry_of(&before, "/lost"));
     assert!(!entry("/cut").contains(&cluster.volumes[0].addr()), "{}", entry("/cut"));
     assert!(!entry("/empty").contains(&cluster.volumes[1].addr()), "{}", entry("/empty"));
     assert!(!entry("/noted").contains(&cluster.volumes[2].addr()), "{}", entry("/noted"));
+}
+
+/// Its sidecars stay on the volumes and would hide what is stored under the key later, if the index didn't know of them.
+#[test]
+fn what_is_stored_over_a_key_whose_blob_is_lost_is_there_after_the_next_rebuild_too() {
+    let mut cluster = Cluster::start();
+    for key in ["/a", "/b", "/c"] {
+        cluster.master.put(key, b"first");
+        assert_eq!(cluster.master.call("REPLACE", key, b"second").status, 204);
+    }
+    assert_eq!(cluster.master.call("UNLINK", "/c", b"").status, 204);
+    settle(&mut cluster);
+    let before = lines_of(cluster.master.db());
+    for volume in &cluster.volumes {
+        let files = volume.files().into_iter().filter(|file| file != "=cluster" && !file.ends_with(".meta"));
+        files.for_each(|file| fs::remove_file(volume.dir().join(file)).unwrap());
+    }
+    lose_index(&cluster.master);
+    let (status, said) = cluster.master.job(&["rebuild"]);
+    assert!(status.code() == Some(1) && said.contains("3 problems are left"), "{said}");
+    same(&before, &lines_of(cluster.master.db()));
+    cluster.master.start_again();
+    let status = |method, key, body: &[u8]| cluster.master.call(method, key, body).status;
+    assert_eq!((status("GET", "/a", b""), status("GET", "/c", b"")), (410, 404));
+    assert_eq!(status("PUT", "/a", b"third"), 403, "who wants to overwrite it says so");
+    assert_eq!((status("REPLACE", "/a", b"third"), status("PUT", "/c", b"third")), (204, 201));
+    assert_eq!((status("DELETE", "/b", b""), status("PUT", "/b", b"third")), (204, 201));
+    settle(&mut cluster);
+    lose_index(&cluster.master);
+    rebuild(&cluster.master, &[]);
+    cluster.master.start_again();
+    for key in ["/a", "/b", "/c"] {
+        assert_eq!(cluster.master.fetch(key), (200, b"third".to_vec()), "{key}");
+    }
+}
+
+/// A generation or MD5 that can't be is not one that is missing, and a time beyond all dates is no newer one.
+#[test]
+fn a_sidecar_that_names_what_cannot_be_is_told_and_stops_nobody() {
+    let mut cluster = Cluster::start();
+    cluster.master.put("/a", b"four");
+    cluster.master.put("/b", b"four");
+    let beside = |key: &str| {
+        let name = STANDARD.encode(key);
+        let files = cluster.volumes.iter().flat_map(|volume| {
+            volume.files().into_iter().map(|file| volume.dir().join(file)).collect::<Vec<_>>()
+        });
+        let blobs: Vec<PathBuf> = files.filter(|path| path.ends_with(&name)).collect();
+        assert_eq!(blobs.len(), 3);
+        blobs.into_iter().map(|blob| blob.with_extension("meta"))
+    };
+    // Nanoseconds.
+    beside("/a").for_each(|path| {
+        fs::write(path, r#"{"state":"live","state_time":1764046072000000000,"content_type":"a/b"}"#).unwrap()
+    });
+    beside("/b").for_each(|path| {
+        fs::write(path, r#"{"state":"live","state_time":1764046072000000,"generation":"yesterday"}"#).unwrap()
+    });
+    assert_eq!(cluster.master.call("UNLINK", "/a", b"").status, 204);
+    assert_eq!(cluster.master.call("RELINK", "/a", b"").status, 204);
+    settle(&mut cluster);
+    let before = lines_of(cluster.master.db());
+    lose_index(&cluster.master);
+    let (status, said) = cluster.master.job(&["rebuild"]);
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert_eq!(said.matches("its sidecar can't be read").count(), 3, "{said}");
+    assert_eq!(said.matches("/b: ").count(), 3, "{said}");
+    same(&before, &lines_of(cluster.master.db()));
+}
+
+#[test]
+fn where_an_md5_decides_every_replica_has_its_say() {
+    let mut cluster = Cluster::start();
+    let keys: Vec<String> = numbered("k", 10).collect();
+    keys.iter().for_each(|key| cluster.master.put(key, b"four"));
+    assert!(cluster.master.stop().success());
+    let md5 = format!("{:x}", md5::compute("four"));
+    let noted = serde_json::json!({ "state": "live", "state_time": 1, "md5": md5 }).to_string();
+    for key in &keys {
+        let name = STANDARD.encode(key);
+        for (number, volume) in cluster.volumes.iter().enumerate() {
+            let blob = volume.files().into_iter().find(|file| file.ends_with(&name)).expect("it is there");
+            let blob = volume.dir().join(blob);
+            fs::write(blob.with_extension("meta"), &noted).unwrap();
+            match number {
+                0 => fs::write(blob, b"FOUR").unwrap(),
+                1 => fs::write(blob, b"fo").unwrap(),
+                _ => {}
+            }
+        }
+    }
+    lose_index(&cluster.master);
+    let (status, said) = cluster.master.job(&["rebuild"]);
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert_eq!(said.matches("2 bytes instead of 4").count(), keys.len(), "{said}");
+    assert!(!said.contains("no replica has the content"), "{said}");
+}
+
+/// Nobody answers for it there, which is something else than having no blobs.
+#[test]
+fn a_volume_or_folder_that_is_not_there_ends_the_job() {
+    let mut cluster = Cluster::of(3, |master| master.flag("replicas", "1"));
+    numbered("k", 20).for_each(|key| cluster.master.put(&key, b"x"));
+    assert!(cluster.master.stop().success());
+    let before = lines_of(cluster.master.db());
+    let moved = TcpStub::answering_with("301 Moved Permanently", "Location: https://example.com/\r\n");
+    let without_folder = {
+        let listing = "[\r\n{ \"name\":\"ab\", \"type\":\"directory\" }\r\n]\r\n";
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{listing}", listing.len());
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let addr = listener.local_addr().expect("it is bound").to_string();
+        let none = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+        std::thread::spawn(move || {
+            for (number, stream) in listener.incoming().flatten().enumerate() {
+                // Each connection is for one request, and the first that isn't for the cluster's id is for the root.
+                serve(stream, if number < 2 { &answer } else { none });
+            }
+        });
+        addr
+    };
+    let elsewhere = format!("{}/nowhere", cluster.volumes[2].addr());
+    for (volume, expected) in [
+        (elsewhere.as_str(), "answered 404 to GET /; "),
+        (moved.addr(), "answered 301 to GET /; "),
+        (&without_folder, "answered 404 to GET /ab/; "),
+    ] {
+        let all = format!("{},{volume}", addresses(&cluster.volumes[..2]));
+        let master = Master::builder(&all).flag("replicas", "1").db(cluster.master.db()).build();
+        let (status, said) = master.job(&["rebuild"]);
+        assert!(status.code() == Some(1) && said.contains(expected), "{expected}: {said}");
+        same(&before, &lines_of(cluster.master.db()));
+    }
+    let all: Vec<String> = cluster.volumes.iter().map(Volume::addr).collect();
+    let missing: Vec<&str> = all.iter().flat_map(|addr| ["--allow-missing", addr]).collect();
+    let (status, said) = cluster.master.job(&[&["rebuild"], missing.as_slice()].concat());
+    assert!(status.code() == Some(2) && said.contains("leaves out every volume"), "{said}");
+    same(&before, &lines_of(cluster.master.db()));
+}
+
+#[test]
+fn what_a_person_keeps_beside_the_index_is_left_alone() {
+    let cluster = Cluster::of(1, |master| master.flag("replicas", "1"));
+    cluster.master.put("/a", b"x");
+    let db = cluster.master.own_dir().join("another");
+    let beside = |end: &str| PathBuf::from(format!("{}{end}", db.display()));
+    fs::create_dir(beside(".new-machine")).unwrap();
+    fs::write(beside(".new-machine").join("plan"), b"x").unwrap();
+    fs::write(beside(".new-7"), b"no directory").unwrap();
+    fs::create_dir(beside(".new-123")).unwrap();
+    fs::create_dir(beside(".new-123-source")).unwrap();
+    let master = Master::builder(&cluster.volumes[0].addr()).flag("replicas", "1").db(&db).build();
+    rebuild(&master, &[]);
+    assert_eq!(siblings(&db, ".new-").len(), 2);
+    assert!(beside(".new-machine").join("plan").exists() && beside(".new-7").exists());
 }
 
 /// However far it had come: what is in use is exchanged only when everything was read.

@@ -255,7 +255,7 @@ impl Shared<'_> {
     async fn key(&self, walker: &Walker<'_>, key: &Key, sighting: &Sighting) -> Result<(), ExportError> {
         let version = match decide(sighting) {
             Decision::Nothing => return Ok(()),
-            Decision::Lost => {
+            Decision::Lost(_) | Decision::Empty => {
                 self.control.progress.problem(
                     Some(key),
                     None,

@@ -6,6 +6,7 @@
 use crate::model::{
     File, Generation, Key, Md5, PlacedFile, Placer, Record, Replica, Sidecar, SidecarState, State,
 };
+use std::cmp::Reverse;
 
 /// One blob file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,8 +39,10 @@ impl Sighting {
 pub(in crate::maintenance) enum Decision {
     /// The key was deleted, or never committed: nothing belongs into the index.
     Nothing,
-    /// A sidecar tells of a version of which no volume has a usable file.
-    Lost,
+    /// A sidecar tells of a version of which no volume has a usable file: that has no content.
+    Lost(Version),
+    /// All files at the plain path are empty, as a power cut leaves them, and no sidecar tells what they were.
+    Empty,
     /// There is a blob.
     Blob(Version),
 }
@@ -50,8 +53,10 @@ pub(in crate::maintenance) struct Version {
     pub(in crate::maintenance) state: State,
     pub(in crate::maintenance) md5: Option<Md5>,
     pub(in crate::maintenance) generation: Option<Generation>,
-    /// The files by size, the most credible first; never empty. More than one means that somebody must decide.
+    /// The files by size, the most credible first. More than one means that somebody must decide.
     pub(in crate::maintenance) contents: Vec<Content>,
+    /// Where its file is empty, which a blob never is.
+    pub(in crate::maintenance) empty: Vec<Replica>,
     /// In bytes, as the sidecar tells it.
     pub(in crate::maintenance) size: Option<u64>,
 }
@@ -59,7 +64,7 @@ pub(in crate::maintenance) struct Version {
 impl Version {
     /// Whether a sidecar names the first content's size, so that the others are known to be wrong.
     pub(in crate::maintenance) fn size_is_known(&self) -> bool {
-        self.size == Some(self.contents[0].size)
+        self.size.is_some() && self.size == self.contents.first().map(|content| content.size)
     }
 }
 
@@ -74,7 +79,7 @@ pub(in crate::maintenance) struct Content {
 
 /// Decides for one key.
 pub(in crate::maintenance) fn decide(sighting: &Sighting) -> Decision {
-    let newest = sighting.sidecars.iter().max_by_key(|sidecar| (sidecar.state_time, gravity(sidecar.state)));
+    let newest = sighting.sidecars.iter().max_by_key(|sidecar| age(sidecar));
     let state = match newest.map(|sidecar| sidecar.state) {
         Some(SidecarState::Deleted) => return Decision::Nothing,
         Some(SidecarState::Unlinked) => State::Unlinked,
@@ -82,12 +87,18 @@ pub(in crate::maintenance) fn decide(sighting: &Sighting) -> Decision {
     };
     let generation = newest.and_then(|sidecar| sidecar.generation.as_deref()).and_then(Generation::parse);
     let size = newest.and_then(|sidecar| sidecar.size);
-    let contents = contents(&sighting.blobs, generation, size);
-    if contents.is_empty() {
-        return if newest.is_some() { Decision::Lost } else { Decision::Nothing };
-    }
     let md5 = newest.and_then(|sidecar| sidecar.md5.as_deref()).and_then(Md5::parse);
-    Decision::Blob(Version { state, md5, generation, contents, size })
+    let contents = contents(&sighting.blobs, generation, size);
+    let empty = sighting.blobs.iter().filter(|seen| is_of(seen.file, generation) && seen.size == 0);
+    let empty: Vec<Replica> = empty.map(|seen| seen.replica.clone()).collect();
+    let (is_lost, is_empty) = (contents.is_empty(), !empty.is_empty());
+    let version = Version { state, md5, generation, contents, empty, size };
+    match newest {
+        _ if !is_lost => Decision::Blob(version),
+        Some(_) => Decision::Lost(version),
+        None if is_empty => Decision::Empty,
+        None => Decision::Nothing,
+    }
 }
 
 /// What the index that is lost was still going to remove, as far as sidecars prove it: everything of a key that was
@@ -125,7 +136,14 @@ fn is_before(file: File, generation: Option<Generation>) -> bool {
     }
 }
 
-/// Of two states of one moment, the one that hides more.
+/// What makes one sidecar newer than another. Of one moment, the one that hides more counts, then the one that tells
+/// more; which volume is asked first doesn't.
+fn age(sidecar: &Sidecar) -> impl Ord + '_ {
+    let told = (&sidecar.generation, &sidecar.md5, sidecar.size);
+    (sidecar.state_time, gravity(sidecar.state), told)
+}
+
+/// How much a state hides.
 fn gravity(state: SidecarState) -> u8 {
     match state {
         SidecarState::Live => 0,
@@ -134,8 +152,8 @@ fn gravity(state: SidecarState) -> u8 {
     }
 }
 
-/// The files of a version, by size: the size that the sidecar tells comes first, then the one with most replicas.
-/// Blobs are never empty.
+/// The files of a version, by size: the size that the sidecar tells comes first, then the one with most replicas, then
+/// the largest, as files are cut off and don't grow. Blobs are never empty.
 fn contents(blobs: &[Seen], generation: Option<Generation>, size: Option<u64>) -> Vec<Content> {
     let mut contents: Vec<Content> = Vec::new();
     for seen in blobs.iter().filter(|seen| is_of(seen.file, generation) && seen.size > 0) {
@@ -144,7 +162,8 @@ fn contents(blobs: &[Seen], generation: Option<Generation>, size: Option<u64>) -
             None => contents.push(Content { size: seen.size, files: vec![seen.clone()] }),
         }
     }
-    contents.sort_by_key(|content| (Some(content.size) != size, std::cmp::Reverse(content.files.len())));
+    contents
+        .sort_by_key(|content| (Some(content.size) != size, Reverse((content.files.len(), content.size))));
     contents
 }
 
@@ -163,6 +182,18 @@ fn add(files: &mut Vec<Seen>, seen: &Seen) {
         Some(_) => {}
         None => files.push(seen.clone()),
     }
+}
+
+/// The record of a version of which no file is left: its sidecars lie where its replicas were, and the index said so before
+/// it was lost. A blob that isn't found is no reason to forget a key.
+pub(in crate::maintenance) fn record_of_lost(
+    key: &Key,
+    version: &Version,
+    noted_at: &[Replica],
+    placer: &Placer,
+) -> Record {
+    let replicas = placer.in_record_order(key.as_bytes(), noted_at.to_vec());
+    Record { state: version.state, md5: version.md5, generation: version.generation, replicas }
 }
 
 /// The record of a version whose content is `content`.
@@ -244,7 +275,45 @@ mod tests {
     fn a_version_without_a_file_is_lost_and_never_another() {
         let blobs = vec![seen("a:1", PLAIN, 3), seen("a:1", generation(9), 0)];
         let sidecars = vec![sidecar(SidecarState::Live, 9, Some(9), Some(4))];
-        assert_eq!(decide(&Sighting { blobs, sidecars, noted_at: vec![] }), Decision::Lost);
+        let noted_at = vec!["b:1".parse().unwrap(), "a:1".parse().unwrap()];
+        let Decision::Lost(version) = decide(&Sighting { blobs, sidecars, noted_at: noted_at.clone() })
+        else {
+            panic!("there is no file")
+        };
+        let key = Key::new(*b"/k").unwrap();
+        let placer = Placer::new(["a:1", "b:1"].map(|name| name.parse().unwrap()).to_vec(), 2, 1);
+        let record = record_of_lost(&key, &version, &noted_at, &placer);
+        assert_eq!((record.generation, record.replicas), (Some(Generation::new(9)), placer.placement(b"/k")));
+        assert_eq!(record.md5, version.md5);
+    }
+
+    #[test]
+    fn empty_files_are_told_and_never_a_blob() {
+        let empty = seen("a:1", PLAIN, 0);
+        let of = |blobs| decide(&Sighting { blobs, sidecars: vec![], noted_at: vec![] });
+        assert_eq!(of(vec![empty.clone(), seen("b:1", PLAIN, 0)]), Decision::Empty);
+        assert_eq!(of(vec![seen("a:1", generation(9), 0)]), Decision::Nothing, "it was never acknowledged");
+        let version = blob(of(vec![empty.clone(), seen("b:1", PLAIN, 4)]));
+        assert_eq!((version.contents.len(), version.empty), (1, vec![empty.replica]));
+    }
+
+    #[test]
+    fn of_sidecars_of_one_moment_the_same_is_believed_in_any_order() {
+        let blobs = vec![seen("a:1", generation(5), 3), seen("b:1", generation(9), 3)];
+        let mut bare = sidecar(SidecarState::Live, 9, Some(9), None);
+        bare.md5 = None;
+        let mut sidecars = vec![
+            sidecar(SidecarState::Live, 9, Some(5), Some(3)),
+            sidecar(SidecarState::Live, 9, Some(9), Some(3)),
+            bare,
+        ];
+        for _ in 0..3 {
+            sidecars.rotate_left(1);
+            let sighting = Sighting { blobs: blobs.clone(), sidecars: sidecars.clone(), noted_at: vec![] };
+            let version = blob(decide(&sighting));
+            assert_eq!((version.generation, version.size), (Some(Generation::new(9)), Some(3)));
+            assert!(version.md5.is_some());
+        }
     }
 
     #[test]
@@ -258,6 +327,12 @@ mod tests {
         assert_eq!(sizes(vec![]), (vec![7, 3], false));
         assert_eq!(sizes(vec![sidecar(SidecarState::Live, 1, None, Some(3))]), (vec![3, 7], true));
         assert_eq!(sizes(vec![sidecar(SidecarState::Live, 1, None, Some(5))]), (vec![7, 3], false));
+        for blobs in
+            [[3, 7], [7, 3]].map(|sizes| sizes.map(|size| seen(&format!("v:{size}"), PLAIN, size)).to_vec())
+        {
+            let version = blob(decide(&Sighting { blobs, sidecars: vec![], noted_at: vec![] }));
+            assert_eq!(version.contents[0].size, 7, "a tie goes to what wasn't cut off");
+        }
     }
 
     #[test]

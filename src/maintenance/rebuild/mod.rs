@@ -11,7 +11,7 @@ use crate::maintenance::Control;
 use crate::maintenance::walk::{Tree, Walker, by_folder};
 use crate::model::{Intent, Key, Md5, Placer, Record, Replica, State, Volume, path_of};
 use crate::volume::{ClusterId, Credentials, Health, Timeouts, VolumeClient, VolumeError};
-use decide::{Content, Decision, Seen, Sighting, Version, decide, pending, record};
+use decide::{Content, Decision, Seen, Sighting, Version, decide, pending, record, record_of_lost};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -252,16 +252,26 @@ impl Shared<'_> {
     ) -> Result<Vec<table::Change>, RebuildError> {
         let version = match decide(sighting) {
             Decision::Nothing => return Ok(Vec::from_iter(self.intent(key, sighting, None))),
-            Decision::Lost => {
-                self.control.progress.problem(
-                    Some(&key),
-                    None,
-                    "no volume has its blob any more; it is not in the new index",
-                );
+            Decision::Lost(version) => {
+                let what = "no volume has its blob any more; the new index has it as missing";
+                self.control.progress.problem(Some(&key), None, what);
+                let record = record_of_lost(&key, &version, &sighting.noted_at, &self.request.placer);
+                return Ok(vec![entry(&key, &record)]);
+            }
+            Decision::Empty => {
+                let what = "all its files are empty, and no blob is; it is not in the new index";
+                self.control.progress.problem(Some(&key), None, what);
                 return Ok(Vec::new());
             }
             Decision::Blob(version) => version,
         };
+        for replica in &version.empty {
+            self.control.progress.problem(
+                Some(&key),
+                Some(replica),
+                "an empty file, not taken for a replica",
+            );
+        }
         let (content, md5) = self.content(walker, &key, &version).await?;
         for seen in version.contents.iter().filter(|other| *other != content).flat_map(|other| &other.files) {
             let what =
@@ -269,8 +279,7 @@ impl Shared<'_> {
             self.control.progress.problem(Some(&key), Some(&seen.replica), what);
         }
         let record = record(&key, &version, content, md5, &self.request.placer);
-        let entry = table::Change::Put { key: key.as_bytes().to_vec(), value: record.to_value() };
-        Ok(std::iter::once(entry).chain(self.intent(key, sighting, Some(&record))).collect())
+        Ok(std::iter::once(entry(&key, &record)).chain(self.intent(key, sighting, Some(&record))).collect())
     }
 
     /// What is to be removed of a key, as an intent. A key that was deleted waits for the volumes that are missing too:
@@ -303,7 +312,7 @@ impl Shared<'_> {
         match version.md5 {
             Some(md5) if disputed => {
                 for content in &version.contents {
-                    if self.digest(walker, key, content).await? == md5 {
+                    if self.has(walker, key, content, md5).await? {
                         return Ok((content, Some(md5)));
                     }
                 }
@@ -320,6 +329,22 @@ impl Shared<'_> {
             None if self.request.checksum => Ok((first, Some(self.digest(walker, key, first).await?))),
             None => Ok((first, None)),
         }
+    }
+
+    /// Whether a replica of a content has this MD5; of two of one size, one may be damaged.
+    async fn has(
+        &self,
+        walker: &Walker<'_>,
+        key: &Key,
+        content: &Content,
+        md5: Md5,
+    ) -> Result<bool, RebuildError> {
+        for seen in &content.files {
+            if self.digest_of(walker, key, seen).await? == md5 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The MD5 of a content, from the first replica that can be read.
@@ -354,4 +379,8 @@ impl Shared<'_> {
             (seen.replica.clone(), format!("it has {size} bytes and was listed with {}", seen.size));
         Err(VolumeError::NoListing { replica, path, reason })
     }
+}
+
+fn entry(key: &Key, record: &Record) -> table::Change {
+    table::Change::Put { key: key.as_bytes().to_vec(), value: record.to_value() }
 }

@@ -469,16 +469,19 @@ fn is_noted_everywhere(record: &Record, sighting: &Sighting) -> bool {
 fn disbelief(record: Option<&Record>, sighting: &Sighting, is_whole: bool) -> Option<String> {
     let record = record?;
     let says = match decide(sighting) {
-        Decision::Nothing | Decision::Lost if !is_whole => return None,
-        Decision::Nothing if sighting.sidecars.is_empty() => "one that was never written",
-        Decision::Nothing => "deleted",
-        Decision::Lost => "lost",
-        Decision::Blob(version) if version.generation != record.generation => "another version",
-        Decision::Blob(version) if version.state != record.state => match version.state {
-            State::Live => "live",
-            State::Unlinked => "unlinked",
-        },
-        Decision::Blob(version) => match (version.md5, record.md5) {
+        Decision::Nothing | Decision::Empty | Decision::Lost(_) if !is_whole => return None,
+        Decision::Nothing if !sighting.sidecars.is_empty() => "deleted",
+        Decision::Nothing | Decision::Empty => "one that was never written",
+        Decision::Lost(version) | Decision::Blob(version) if version.generation != record.generation => {
+            "another version"
+        }
+        Decision::Lost(version) | Decision::Blob(version) if version.state != record.state => {
+            match version.state {
+                State::Live => "live",
+                State::Unlinked => "unlinked",
+            }
+        }
+        Decision::Lost(version) | Decision::Blob(version) => match (version.md5, record.md5) {
             (Some(noted), Some(md5)) if noted != md5 => "one with another MD5",
             _ => return None,
         },

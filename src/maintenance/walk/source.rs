@@ -53,7 +53,8 @@ impl<'a> Source<'a> {
         self.silent.as_ref().is_some_and(|silent| silent.has_given_up(place))
     }
 
-    /// The entries of the directory at `path` that are wanted, and the faults of others; none if there is no directory.
+    /// The entries of the directory at `path` that are wanted, and the faults of others. It is a place itself, or was listed
+    /// before, so that it has to exist: a wrong address, or a drive that was taken out, is not an empty volume.
     pub(super) async fn list(
         &self,
         tree: &Replica,
@@ -61,12 +62,14 @@ impl<'a> Source<'a> {
         is_wanted: impl Fn(&DirEntry) -> bool,
     ) -> Result<Vec<Result<DirEntry, VolumeError>>, VolumeError> {
         if tree.directory().is_some() {
-            let wanted = |entry: &Result<DirEntry, VolumeError>| entry.as_ref().map_or(true, &is_wanted);
-            return Ok(list_directory(tree, path)?.into_iter().filter(wanted).collect());
+            return list_directory(tree, path, is_wanted);
         }
         self.ask(tree, async || {
             let mut entries = Vec::new();
-            let Some(mut listing) = self.volumes.list(tree, path).await? else { return Ok(entries) };
+            let Some(mut listing) = self.volumes.list(tree, path).await? else {
+                let (replica, path) = (tree.clone(), format!("{path}/"));
+                return Err(VolumeError::Refused { replica, method: "GET", path, status: 404 });
+            };
             while let Some(entry) = listing.next().await? {
                 if is_wanted(&entry) {
                     entries.push(Ok(entry));
