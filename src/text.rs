@@ -6,7 +6,7 @@ use std::fmt;
 use std::io::{self, ErrorKind, Write};
 use std::process;
 
-/// As `println!`; see [`print_line`](crate::text::print_line).
+/// As `println!`; see [`print_line`].
 #[macro_export]
 macro_rules! say {
     ($($word:tt)*) => { $crate::text::print_line(format_args!($($word)*)) };
