@@ -156,6 +156,8 @@ async fn serve(
     let state = Arc::new(StateFile::open(&config.db).map_err(MaintenanceError::from)?);
     state.apply(&parts.store.placer);
     check_volumes(&parts, &cluster, config.adopt.into()).await?;
+    // Before anybody can see that it serves, and end it for that.
+    let ends = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let server = listen(&config, &parts)?;
     let jobs = StoreParts { timeouts: Timeouts::for_jobs(config.voltimeout), ..parts.store.clone() };
     let maintenance = Maintenance::start(jobs, state, Schedule { scrub_every: config.scrub_every });
@@ -170,7 +172,7 @@ async fn serve(
     info!("serving {} volumes on port {}", config.placer.volumes().len(), config.port);
     let reload = Reload { config, read_again, parts, token, maintenance: maintenance.clone() };
     actix_rt::spawn(reload.at(hangups));
-    let signals = std::pin::pin!(stop_at_signal(server.handle()));
+    let signals = std::pin::pin!(stop_at_signal(server.handle(), ends));
     let served = select(server, signals);
     let ended = match select(std::pin::pin!(index.failed()), served).await {
         Either::Left((err, _)) => return Err(err.into()),
@@ -265,8 +267,7 @@ fn work_in_background(parts: &Parts, cluster: ClusterId, adopt: Adopt) {
 
 /// SIGTERM and Ctrl-C let running requests finish; a second one ends them. Returns when the server is to end; it
 /// can't be told to hurry once it is stopping.
-async fn stop_at_signal(server: actix_web::dev::ServerHandle) -> io::Result<()> {
-    let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+async fn stop_at_signal(server: actix_web::dev::ServerHandle, mut signals: [Signal; 2]) -> io::Result<()> {
     next_of(&mut signals).await;
     info!("stopping when the running requests are done, in {SHUTDOWN_SECONDS} s at the latest");
     let graceful = server.stop(true);

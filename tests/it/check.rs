@@ -208,8 +208,9 @@ fn what_a_killed_check_leaves_is_no_finding_and_goes_with_the_next() {
     let place = volumes[0].dir().join("sv00/00/00");
     fs::create_dir_all(&place).unwrap();
     fs::write(place.join(".mkv-check"), b"left").unwrap();
-    let cluster = crate::harness::Master::builder(&addresses(&volumes)).build();
-    let (status, said) = cluster.job(&["scrub"]);
+    let mut master = crate::harness::Master::builder(&addresses(&volumes)).start();
+    assert!(master.stop().success());
+    let (status, said) = master.job(&["scrub"]);
     assert!(status.success(), "{said}");
     assert!(check(&addresses(&volumes), &[]).0);
     assert!(!place.join(".mkv-check").exists());
