@@ -39,9 +39,6 @@ impl Control {
     /// Waits until one more blob may be read or moved; `false` if the job is to end.
     pub(super) async fn turn(&self) -> bool {
         while !self.is_stopped() {
-            if self.pace.is_unlimited() {
-                return true;
-            }
             match self.pace.seconds_left(Instant::now()) {
                 None => return true,
                 // At a rate small enough it is longer than a `Duration` can be.
@@ -54,18 +51,13 @@ impl Control {
     /// `count` more bytes of blobs were read or moved.
     pub(super) fn add_bytes(&self, count: u64) {
         self.progress.add_bytes(count);
-        if !self.pace.is_unlimited() {
-            self.pace.charge(count);
-        }
+        self.pace.charge(count);
     }
 
     /// As [`Control::add_bytes`], for a part of a blob: waits until it is paid for, so that a large blob goes at the rate too,
     /// as far as [`MAX_PAUSE`] allows. No longer when the job is to end.
     pub(super) async fn pay_for(&self, count: u64) {
         self.add_bytes(count);
-        if self.pace.is_unlimited() {
-            return;
-        }
         let begun = Instant::now();
         while !self.is_stopped() && begun.elapsed() < MAX_PAUSE {
             match self.pace.seconds_in_debt(Instant::now()) {

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -20,11 +19,7 @@ const UNITS: [(&str, f64); 4] = [("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.
 
 /// Keeps a job to a [`Rate`]. A blob is paid for when its turn comes, so that there are no bursts; its bytes afterwards,
 /// because nobody knows how many they are: so the rate holds over time, and one blob of any size is always possible.
-pub struct Pace {
-    debt: Mutex<Debt>,
-    /// Nobody waits then, so nobody looks at a clock for each of a million names either.
-    is_unlimited: AtomicBool,
-}
+pub struct Pace(Mutex<Debt>);
 
 struct Debt {
     rate: Rate,
@@ -42,8 +37,7 @@ impl Default for Pace {
 impl Pace {
     /// A pace of `rate`.
     pub fn new(rate: Rate) -> Pace {
-        let debt = Debt { rate, blobs: 0.0, bytes: 0.0, at: Instant::now() };
-        Pace { debt: Mutex::new(debt), is_unlimited: AtomicBool::new(rate == Rate::default()) }
+        Pace(Mutex::new(Debt { rate, blobs: 0.0, bytes: 0.0, at: Instant::now() }))
     }
 
     /// Goes on at another rate; who waits notices at the next look.
@@ -51,17 +45,11 @@ impl Pace {
         let mut debt = self.debt();
         debt.pay_down(Instant::now());
         debt.rate = rate;
-        self.is_unlimited.store(rate == Rate::default(), Ordering::Relaxed);
     }
 
     /// How fast it goes.
     pub fn rate(&self) -> Rate {
         self.debt().rate
-    }
-
-    /// Whether nobody has to wait.
-    pub(super) fn is_unlimited(&self) -> bool {
-        self.is_unlimited.load(Ordering::Relaxed)
     }
 
     /// Says how many bytes were read or moved.
@@ -91,7 +79,7 @@ impl Pace {
     }
 
     fn debt(&self) -> std::sync::MutexGuard<'_, Debt> {
-        self.debt.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
