@@ -269,6 +269,7 @@ fn without_an_md5_most_replicas_decide_or_nobody() {
     let contents: Vec<Vec<u8>> =
         (0..3).map(|index| fs::read(replica("/all-differ", index)).unwrap()).collect();
     assert_eq!(contents, [b"same content", b"lame content", b"some content"], "nobody is called wrong");
+    assert_eq!(state_of(master)["clean"], serde_json::json!({}), "each may have the wrong one");
 }
 
 /// Every replica is damaged, each in another way, and the MD5 says that none is right: there is nothing to restore from.

@@ -202,25 +202,31 @@ impl Scrub {
         if inspection.faults.is_empty() {
             return Ok(());
         }
-        let faults = self.confirm(store, key, self.request.depth).await?;
+        let faults = self.confirm(store, key, record, self.request.depth).await?;
         match self.request.repair {
-            Some(repair) if !faults.is_empty() => self.mend(store, key, faults, repair).await,
+            Some(repair) if !faults.is_empty() => self.mend(store, key, record, faults, repair).await,
             _ => {
-                faults.into_iter().for_each(|fault| self.report(finding(key, fault)));
+                faults.into_iter().for_each(|fault| self.report_of(record, finding(key, fault)));
                 Ok(())
             }
         }
     }
 
     /// What is wrong with a key while nobody writes it.
-    async fn confirm(&self, store: &Store, key: &Key, depth: Depth) -> Result<Vec<Fault>, IndexError> {
+    async fn confirm(
+        &self,
+        store: &Store,
+        key: &Key,
+        record: &Record,
+        depth: Depth,
+    ) -> Result<Vec<Fault>, IndexError> {
         // It is paid for afterwards: a client may be waiting for the key.
         let meter = async |bytes| self.control.add_bytes(bytes);
         let held = patiently(async || store.inspect_held(key, depth, &meter).await).await;
         match fatal_or_not(held)? {
             Ok(inspection) => Ok(inspection.faults),
             Err(err) => {
-                self.report(Finding::new(Kind::Other, Some(key), None, err));
+                self.report_of(record, Finding::new(Kind::Other, Some(key), None, err));
                 Ok(Vec::new())
             }
         }
@@ -230,6 +236,7 @@ impl Scrub {
         &self,
         store: &Store,
         key: &Key,
+        record: &Record,
         faults: Vec<Fault>,
         repair: RepairRequest,
     ) -> Result<(), IndexError> {
@@ -241,7 +248,7 @@ impl Scrub {
             Ok(moved) => {
                 self.control.add_bytes(moved.bytes);
                 moved.left.iter().for_each(|left| warn!("repairing {key}: {left}"));
-                self.confirm(store, key, Depth::Sizes).await?
+                self.confirm(store, key, record, Depth::Sizes).await?
             }
             Err(err) => {
                 warn!("repairing {key}: {err}");
@@ -259,8 +266,17 @@ impl Scrub {
         for found in found.filter(|found| !is_given_up && !is_left(found)) {
             self.report(Finding { mended: true, ..found });
         }
-        left.into_iter().for_each(|left| self.report(left));
+        left.into_iter().for_each(|left| self.report_of(record, left));
         Ok(())
+    }
+
+    /// As [`Scrub::report`], of a key whose record is `record`: what is wrong with its content and with none of its replicas in
+    /// particular may be any one's fault. That there are too few, or in the wrong places, is no volume's.
+    fn report_of(&self, record: &Record, finding: Finding) {
+        if finding.volume.is_none() && !matches!(finding.kind, Kind::UnderReplicated | Kind::Misplaced) {
+            self.unclean().extend(record.replicas.iter().map(Replica::volume));
+        }
+        self.report(finding);
     }
 
     fn report(&self, finding: Finding) {
