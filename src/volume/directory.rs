@@ -3,8 +3,8 @@
 //!
 //! Calls block for as long as the drive does; only jobs that have a thread of their own use them.
 
-use super::{DirEntry, Download, EntryKind, VolumeError};
-use crate::model::Replica;
+use super::{Content, DirEntry, Download, EntryKind, VolumeError};
+use crate::model::{Md5, Replica};
 use bytes::Bytes;
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read};
@@ -36,6 +36,18 @@ impl Body {
             Body::Served(download) => download.next().await,
             Body::Local(file) => file.next(),
         }
+    }
+
+    /// Reads to the end, and tells what the file contains; the MD5 is always there. `meter` is told how many bytes came, and
+    /// waited for before more are read.
+    pub async fn digest(mut self, meter: &impl AsyncFn(u64)) -> Result<Content, VolumeError> {
+        let (mut digest, mut size) = (md5::Context::new(), 0);
+        while let Some(chunk) = self.next().await? {
+            size += chunk.len() as u64;
+            digest.consume(&chunk);
+            meter(chunk.len() as u64).await;
+        }
+        Ok(Content { size, md5: Some(Md5(digest.finalize().0)) })
     }
 }
 

@@ -2,8 +2,8 @@
 //! error, never a shorter file.
 
 use super::error::Call;
-use super::{Content, VolumeClient, VolumeError, mtime_of, size_of};
-use crate::model::{Md5, Replica};
+use super::{Body, Content, VolumeClient, VolumeError, mtime_of, size_of};
+use crate::model::Replica;
 use awc::ClientResponse;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -49,15 +49,9 @@ impl Download {
         Ok(Some(chunk))
     }
 
-    /// Reads to the end, and tells what the file contains; the MD5 is always there. `meter` is told how many bytes came, and
-    /// waited for before more are read.
-    pub async fn digest(mut self, meter: &impl AsyncFn(u64)) -> Result<Content, VolumeError> {
-        let mut digest = md5::Context::new();
-        while let Some(chunk) = self.next().await? {
-            digest.consume(&chunk);
-            meter(chunk.len() as u64).await;
-        }
-        Ok(Content { size: self.received, md5: Some(Md5(digest.finalize().0)) })
+    /// As [`Body::digest`].
+    pub async fn digest(self, meter: &impl AsyncFn(u64)) -> Result<Content, VolumeError> {
+        Body::Served(Box::new(self)).digest(meter).await
     }
 
     /// The whole body, of at most `limit_bytes`.

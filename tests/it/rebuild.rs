@@ -567,6 +567,67 @@ fn where_an_md5_decides_every_replica_has_its_say() {
     assert!(!said.contains("no replica has the content"), "{said}");
 }
 
+/// What the index says is what a repair makes all replicas, so that the damaged one must not be asked alone.
+#[test]
+fn a_bit_that_flipped_in_one_replica_is_never_taken_for_the_blob() {
+    let mut cluster = Cluster::start();
+    let keys = ["/0", "/1", "/2", "/differ"];
+    keys.iter().for_each(|key| cluster.master.put(key, b"four"));
+    assert!(cluster.master.stop().success());
+    let before = lines_of(cluster.master.db());
+    let file = |volume: &Volume, key: &str| {
+        let name = STANDARD.encode(key);
+        let found = volume.files().into_iter().find(|file| file.ends_with(&name));
+        volume.dir().join(found.expect("the volume has the file"))
+    };
+    for (number, volume) in cluster.volumes.iter().enumerate() {
+        fs::write(file(volume, keys[number]), b"fouR").unwrap();
+        fs::write(file(volume, "/differ"), format!("fou{number}")).unwrap();
+    }
+    lose_index(&cluster.master);
+    let (status, said) = cluster.master.job(&["rebuild"]);
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert_eq!(said.matches("and most replicas have").count(), 3, "{said}");
+    assert!(said.contains("/differ: not more than half of its replicas have one MD5"), "{said}");
+    let expected: Vec<String> = before
+        .iter()
+        .map(|line| if line.starts_with("/differ") { without_md5(line) } else { line.clone() })
+        .collect();
+    same(&expected, &lines_of(cluster.master.db()));
+    assert_eq!(cluster.master.job(&["repair"]).0.code(), Some(1), "nothing tells which /differ is right");
+    for (number, volume) in cluster.volumes.iter().enumerate() {
+        keys[..3].iter().for_each(|key| assert_eq!(fs::read(file(volume, key)).unwrap(), b"four", "{key}"));
+        assert_eq!(fs::read(file(volume, "/differ")).unwrap(), format!("fou{number}").as_bytes());
+    }
+}
+
+#[test]
+fn replicas_that_are_all_cut_off_alike_are_told() {
+    for (md5sum, words) in [
+        ("true", "/k: no replica has the content that was stored"),
+        ("false", "/k: no replica has the 6 bytes that its sidecar tells"),
+    ] {
+        let mut cluster = Cluster::of(3, |master| master.flag("md5sum", md5sum));
+        cluster.master.put("/k", b"first");
+        assert_eq!(cluster.master.call("REPLACE", "/k", b"second").status, 204);
+        settle(&mut cluster);
+        let before = lines_of(cluster.master.db());
+        for volume in &cluster.volumes {
+            let found = volume
+                .files()
+                .into_iter()
+                .find(|file| file.contains("=.") && !file.ends_with(".meta"))
+                .expect("a generation");
+            fs::write(volume.dir().join(found), b"sec").unwrap();
+        }
+        lose_index(&cluster.master);
+        let (status, said) = cluster.master.job(&["rebuild"]);
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains(words), "{said}");
+        same(&before, &lines_of(cluster.master.db()));
+    }
+}
+
 /// Nobody answers for it there, which is something else than having no blobs.
 #[test]
 fn a_volume_or_folder_that_is_not_there_ends_the_job() {

@@ -7,11 +7,12 @@ pub(super) mod decide;
 
 use crate::index::leveldb::{self, Replacement};
 use crate::index::{files_of_record, founding_entries, table, waiting_entry};
-use crate::maintenance::Control;
 use crate::maintenance::walk::{Tree, Walker, by_folder};
+use crate::maintenance::{Control, Finding, Kind};
 use crate::model::{Intent, Key, Md5, Placer, Record, Replica, State, Volume, path_of};
-use crate::volume::{ClusterId, Credentials, Health, Timeouts, VolumeClient, VolumeError};
+use crate::volume::{self, ClusterId, Credentials, Health, Timeouts, VolumeClient, VolumeError};
 use decide::{Content, Decision, Seen, Sighting, Version, decide, pending, record, record_of_lost};
+use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -308,27 +309,29 @@ impl Shared<'_> {
         version: &'v Version,
     ) -> Result<(&'v Content, Option<Md5>), RebuildError> {
         let first = &version.contents[0];
-        let disputed = version.contents.len() > 1 && !version.size_is_known();
-        match version.md5 {
-            Some(md5) if disputed => {
+        let is_clear = version.size_is_known() || (version.size.is_none() && version.contents.len() == 1);
+        let what = match (version.md5, version.size) {
+            (Some(md5), _) if is_clear => return Ok((first, Some(md5))),
+            (Some(md5), _) => {
                 for content in &version.contents {
                     if self.has(walker, key, content, md5).await? {
                         return Ok((content, Some(md5)));
                     }
                 }
-                self.control.progress.problem(Some(key), None, "no replica has the content that was stored");
-                Ok((first, Some(md5)))
+                "no replica has the content that was stored".to_owned()
             }
-            Some(md5) => Ok((first, Some(md5))),
-            None if disputed => {
-                let what =
-                    "its replicas differ in size and nothing tells which is right; most have the one taken";
-                self.control.progress.problem(Some(key), None, what);
-                Ok((first, None))
+            (None, _) if is_clear && self.request.checksum => {
+                return Ok((first, self.digest(walker, key, first).await?));
             }
-            None if self.request.checksum => Ok((first, Some(self.digest(walker, key, first).await?))),
-            None => Ok((first, None)),
-        }
+            (None, _) if is_clear => return Ok((first, None)),
+            (None, Some(size)) => format!("no replica has the {size} bytes that its sidecar tells"),
+            (None, None) => {
+                "its replicas differ in size and nothing tells which is right; most have the one taken"
+                    .to_owned()
+            }
+        };
+        self.control.progress.problem(Some(key), None, what);
+        Ok((first, version.md5))
     }
 
     /// Whether a replica of a content has this MD5; of two of one size, one may be damaged.
@@ -347,37 +350,60 @@ impl Shared<'_> {
         Ok(false)
     }
 
-    /// The MD5 of a content, from the first replica that can be read.
-    async fn digest(&self, walker: &Walker<'_>, key: &Key, content: &Content) -> Result<Md5, RebuildError> {
-        let mut files = content.files.iter().peekable();
-        loop {
-            let seen = files.next().expect("a content has files");
-            match self.digest_of(walker, key, seen).await {
-                Err(err) if files.peek().is_some() => {
-                    self.control.progress.problem(Some(key), Some(&seen.replica), err)
-                }
-                digest => return Ok(digest?),
+    /// The MD5 that more than half of a content's replicas have. All are read: a bit may have flipped in any one, and a repair
+    /// makes all of them what the index says.
+    async fn digest(
+        &self,
+        walker: &Walker<'_>,
+        key: &Key,
+        content: &Content,
+    ) -> Result<Option<Md5>, RebuildError> {
+        let reads = content.files.iter().map(|seen| self.digest_of(walker, key, seen));
+        let mut digests = Vec::new();
+        let mut failures = Vec::new();
+        for (seen, read) in content.files.iter().zip(join_all(reads).await) {
+            match read {
+                Ok(md5) => digests.push((&seen.replica, md5)),
+                Err(err) => failures.push((&seen.replica, err)),
             }
         }
+        if digests.is_empty()
+            && let Some((_, err)) = failures.pop()
+        {
+            return Err(err.into());
+        }
+        let progress = &self.control.progress;
+        failures.into_iter().for_each(|(replica, err)| progress.problem(Some(key), Some(replica), err));
+        let count = |md5: Md5| digests.iter().filter(|(_, other)| *other == md5).count();
+        let most = digests.iter().map(|(_, md5)| *md5).find(|md5| 2 * count(*md5) > content.files.len());
+        match most {
+            Some(most) => {
+                for (replica, md5) in digests.iter().filter(|(_, md5)| *md5 != most) {
+                    let what = format_args!("its MD5 is {md5}, and most replicas have {most}");
+                    progress.report(Finding::new(Kind::Corrupt, Some(key), Some(replica), what));
+                }
+            }
+            None => {
+                let what = "not more than half of its replicas have one MD5; the new index has none";
+                progress.report(Finding::new(Kind::Undecided, Some(key), None, what));
+            }
+        }
+        Ok(most)
     }
 
     async fn digest_of(&self, walker: &Walker<'_>, key: &Key, seen: &Seen) -> Result<Md5, VolumeError> {
         let path = path_of(key, seen.file);
-        let mut digest = md5::Context::new();
-        let mut size = 0;
-        if let Some(mut download) = walker.open(&seen.replica, &path).await? {
-            while let Some(chunk) = download.next().await? {
-                size += chunk.len() as u64;
-                digest.consume(&chunk);
-                self.control.pay_for(chunk.len() as u64).await;
+        let read = match walker.open(&seen.replica, &path).await? {
+            Some(body) => body.digest(&async |bytes| self.control.pay_for(bytes).await).await?,
+            None => volume::Content { size: 0, md5: None },
+        };
+        match read.md5 {
+            Some(md5) if read.size == seen.size => Ok(md5),
+            _ => {
+                let reason = format!("it has {} bytes and was listed with {}", read.size, seen.size);
+                Err(VolumeError::NoListing { replica: seen.replica.clone(), path, reason })
             }
         }
-        if size == seen.size {
-            return Ok(Md5(digest.finalize().0));
-        }
-        let (replica, reason) =
-            (seen.replica.clone(), format!("it has {size} bytes and was listed with {}", seen.size));
-        Err(VolumeError::NoListing { replica, path, reason })
     }
 }
 
