@@ -1,4 +1,4 @@
-//! All records of an index, in pages: by one thread, or by several that take turns.
+//! All records of an index, and all files that wait to be removed, in pages: by one thread, or by several that take turns.
 
 use crate::index::{Index, IndexError};
 use crate::model::{Key, PlacedFile, Record, RecordError};

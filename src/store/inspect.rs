@@ -2,7 +2,7 @@
 //! Which content is right is for [`super::verdict`] to say.
 
 use super::plan::may_be_folded;
-use super::sidecars::{describe_keeping, later};
+use super::sidecars::{describe_keeping, later, needs_sidecars};
 use super::verdict::{Finding, Known, Seen, Verdict, judge};
 use super::{Store, StoreError};
 use crate::index::{Ending, Reservation, Verb};
@@ -218,7 +218,7 @@ impl Store {
         let (noted, _) = self.read_sidecars(key, &all).await;
         match noted.first() {
             Some(newest) => super::sidecars::agrees(newest, record),
-            None => record.is_live() && record.generation.is_none(),
+            None => !needs_sidecars(record),
         }
     }
 

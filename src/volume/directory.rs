@@ -92,15 +92,14 @@ impl LocalFile {
 }
 
 /// The entries that `is_wanted` of the directory `path` (without `/` at its end), which has to exist, of a place that [is a
-/// directory](Replica::directory); the others are never in memory together. An entry that can't be looked at is an error
-/// among them.
+/// directory](Replica::directory); the others are never in memory together. And why other entries can't be looked at.
 pub fn list_directory(
     replica: &Replica,
     path: &str,
     is_wanted: impl Fn(&DirEntry) -> bool,
-) -> Result<Vec<Result<DirEntry, VolumeError>>, VolumeError> {
+) -> Result<(Vec<DirEntry>, Vec<VolumeError>), VolumeError> {
     let entries = fs::read_dir(full_path(replica, path)).map_err(|err| unreadable(replica, path, &err))?;
-    let mut found = Vec::new();
+    let (mut found, mut faults) = (Vec::new(), Vec::new());
     for entry in entries {
         let entry = entry.map_err(|err| unreadable(replica, path, &err))?;
         let name = entry.file_name().as_bytes().to_vec();
@@ -111,17 +110,15 @@ pub fn list_directory(
             Ok(metadata) => {
                 let entry = DirEntry { name, kind: kind_of(&metadata) };
                 if is_wanted(&entry) {
-                    found.push(Ok(entry));
+                    found.push(entry);
                 }
             }
             // Removed since it was listed, if it isn't a link that leads nowhere.
             Err(err) if is_absent(&err) && fs::symlink_metadata(entry.path()).is_err() => {}
-            Err(err) => {
-                found.push(Err(unreadable(replica, &format!("{path}/{}", name.escape_ascii()), &err)))
-            }
+            Err(err) => faults.push(unreadable(replica, &format!("{path}/{}", name.escape_ascii()), &err)),
         }
     }
-    Ok(found)
+    Ok((found, faults))
 }
 
 fn full_path(replica: &Replica, path: &str) -> PathBuf {

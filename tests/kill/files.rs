@@ -1,15 +1,11 @@
 //! The index and the volumes, compared: exactly the files that the records name.
 
 use std::collections::BTreeSet;
-use std::ops::Bound;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use minikeyvalue::index::leveldb;
-use minikeyvalue::index::table::Table;
 use minikeyvalue::model::{File, Key, Record, decode_path, path_of};
 
-use crate::harness::Cluster;
+use crate::harness::{Cluster, entries_of};
 
 /// What a crash has left becomes due within the grace period and is settled within a second or two.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
@@ -25,7 +21,7 @@ pub fn are_exactly_those_of_the_index(cluster: &mut Cluster) {
     loop {
         std::thread::sleep(pause);
         assert!(cluster.master.stop().success(), "{}", cluster.master.log());
-        let entries = entries(cluster.master.db());
+        let entries = entries_of(cluster.master.db());
         let files = cluster.files();
         cluster.master.start_again();
         let waiting = entries.iter().filter(|(key, _)| key.starts_with(INTENT_PREFIX)).count();
@@ -36,18 +32,6 @@ pub fn are_exactly_those_of_the_index(cluster: &mut Cluster) {
         // A restart puts off what is left by the grace period.
         pause *= 2;
     }
-}
-
-fn entries(db: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let mut table = leveldb::open(db, leveldb::Options::default()).expect("it was closed cleanly");
-    let mut page = table.page(Bound::Unbounded, 10_000).expect("it can be read");
-    let mut entries = page.entries;
-    while let Some(last) = page.next {
-        page = table.page(Bound::Excluded(&last), 10_000).expect("it can be read");
-        entries.append(&mut page.entries);
-    }
-    Box::new(table).close().expect("nothing was written");
-    entries
 }
 
 fn compare(entries: &[(Vec<u8>, Vec<u8>)], files: &[String]) {

@@ -184,33 +184,16 @@ fn add(files: &mut Vec<Seen>, seen: &Seen) {
     }
 }
 
-/// The record of a version of which no file is left: its sidecars lie where its replicas were, and the index said so before
-/// it was lost. A blob that isn't found is no reason to forget a key.
-pub(in crate::maintenance) fn record_of_lost(
-    key: &Key,
-    version: &Version,
-    noted_at: &[Replica],
-    placer: &Placer,
-) -> Record {
-    let replicas = placer.in_record_order(key.as_bytes(), noted_at.to_vec());
-    Record { state: version.state, md5: version.md5, generation: version.generation, replicas }
-}
-
-/// The record of a version whose content is `content`.
+/// The record of a version that lies at `replicas`, whose content has `md5`.
 pub(in crate::maintenance) fn record(
     key: &Key,
     version: &Version,
-    content: &Content,
+    replicas: Vec<Replica>,
     md5: Option<Md5>,
     placer: &Placer,
 ) -> Record {
-    let replicas = content.files.iter().map(|seen| seen.replica.clone()).collect();
-    Record {
-        state: version.state,
-        md5,
-        generation: version.generation,
-        replicas: placer.in_record_order(key.as_bytes(), replicas),
-    }
+    let replicas = placer.in_record_order(key.as_bytes(), replicas);
+    Record { state: version.state, md5, generation: version.generation, replicas }
 }
 
 #[cfg(test)]
@@ -282,9 +265,8 @@ mod tests {
         };
         let key = Key::new(*b"/k").unwrap();
         let placer = Placer::new(["a:1", "b:1"].map(|name| name.parse().unwrap()).to_vec(), 2, 1);
-        let record = record_of_lost(&key, &version, &noted_at, &placer);
+        let record = record(&key, &version, noted_at, version.md5, &placer);
         assert_eq!((record.generation, record.replicas), (Some(Generation::new(9)), placer.placement(b"/k")));
-        assert_eq!(record.md5, version.md5);
     }
 
     #[test]
@@ -342,6 +324,7 @@ mod tests {
         let files: Vec<File> = version.contents[0].files.iter().map(|seen| seen.file).collect();
         assert_eq!(files, [PLAIN, File::Folded]);
     }
+
     #[test]
     fn what_sidecars_prove_to_be_over_was_going_to_be_removed() {
         let names = |files: Vec<PlacedFile>| {

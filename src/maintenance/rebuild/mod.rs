@@ -11,7 +11,7 @@ use crate::maintenance::walk::{Tree, Walker, by_folder};
 use crate::maintenance::{Control, Finding, Kind};
 use crate::model::{Intent, Key, Md5, Placer, Record, Replica, State, Volume, path_of};
 use crate::volume::{self, ClusterId, Credentials, Health, Timeouts, VolumeClient, VolumeError};
-use decide::{Content, Decision, Seen, Sighting, Version, decide, pending, record, record_of_lost};
+use decide::{Content, Decision, Seen, Sighting, Version, decide, pending, record};
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::path::PathBuf;
@@ -256,7 +256,9 @@ impl Shared<'_> {
             Decision::Lost(version) => {
                 let what = "no volume has its blob any more; the new index has it as missing";
                 self.control.progress.problem(Some(&key), None, what);
-                let record = record_of_lost(&key, &version, &sighting.noted_at, &self.request.placer);
+                // Its sidecars lie where its replicas were, and a blob that isn't found is no reason to forget a key.
+                let noted_at = sighting.noted_at.clone();
+                let record = record(&key, &version, noted_at, version.md5, &self.request.placer);
                 return Ok(vec![entry(&key, &record)]);
             }
             Decision::Empty => {
@@ -279,7 +281,8 @@ impl Shared<'_> {
                 format_args!("{} bytes instead of {}, not taken for a replica", seen.size, content.size);
             self.control.progress.problem(Some(&key), Some(&seen.replica), what);
         }
-        let record = record(&key, &version, content, md5, &self.request.placer);
+        let replicas = content.files.iter().map(|seen| seen.replica.clone()).collect();
+        let record = record(&key, &version, replicas, md5, &self.request.placer);
         Ok(std::iter::once(entry(&key, &record)).chain(self.intent(key, sighting, Some(&record))).collect())
     }
 

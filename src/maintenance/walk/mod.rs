@@ -277,21 +277,14 @@ impl<'a> Walker<'a> {
         path: &str,
         is_wanted: impl Fn(&DirEntry) -> bool,
     ) -> Result<Vec<DirEntry>, VolumeError> {
-        let mut entries = Vec::new();
         if self.source.has_given_up(tree) {
-            return Ok(entries);
+            return Ok(Vec::new());
         }
-        match self.source.list(tree, path, is_wanted).await {
-            Err(err) => self.unreadable(err)?,
-            Ok(found) => {
-                for entry in found {
-                    match entry {
-                        Err(err) => self.unreadable(err)?,
-                        Ok(entry) => entries.push(entry),
-                    }
-                }
-            }
-        }
+        let (entries, faults) = match self.source.list(tree, path, is_wanted).await {
+            Ok(listed) => listed,
+            Err(err) => (Vec::new(), vec![err]),
+        };
+        faults.into_iter().try_for_each(|err| self.unreadable(err))?;
         Ok(entries)
     }
 

@@ -60,7 +60,7 @@ impl<'a> Source<'a> {
         tree: &Replica,
         path: &str,
         is_wanted: impl Fn(&DirEntry) -> bool,
-    ) -> Result<Vec<Result<DirEntry, VolumeError>>, VolumeError> {
+    ) -> Result<(Vec<DirEntry>, Vec<VolumeError>), VolumeError> {
         if tree.directory().is_some() {
             return list_directory(tree, path, is_wanted);
         }
@@ -72,10 +72,10 @@ impl<'a> Source<'a> {
             };
             while let Some(entry) = listing.next().await? {
                 if is_wanted(&entry) {
-                    entries.push(Ok(entry));
+                    entries.push(entry);
                 }
             }
-            Ok(entries)
+            Ok((entries, Vec::new()))
         })
         .await
     }
@@ -145,8 +145,13 @@ impl Silent {
     }
 
     fn answered(&self, place: &Replica) {
-        if !self.has_given_up(place) {
-            self.heard().insert(place.authority().to_owned(), Heard::At(Instant::now()));
+        let mut heard = self.heard();
+        match heard.get_mut(place.authority()) {
+            Some(Heard::GivenUp) => {}
+            Some(last) => *last = Heard::At(Instant::now()),
+            None => {
+                heard.insert(place.authority().to_owned(), Heard::At(Instant::now()));
+            }
         }
     }
 

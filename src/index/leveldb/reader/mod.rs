@@ -103,13 +103,10 @@ impl Levels {
         for run in &self.runs {
             walks.push(RunWalk::begin(run, from, cache)?);
         }
-        let (mut page, mut deleted) = (Page::default(), 0);
+        let (mut page, mut deleted, mut last_deleted) = (Page::default(), 0, None);
         while page.entries.len() < limit && deleted < MAX_DELETED {
             let of_walks = walks.iter().filter_map(RunWalk::key);
-            let Some(key) = of_walks.chain(newer.peek().map(|(key, _)| *key)).min() else {
-                page.next = None;
-                return Ok(page);
-            };
+            let Some(key) = of_walks.chain(newer.peek().map(|(key, _)| *key)).min() else { return Ok(page) };
             let key = key.to_vec();
             let value = match newer.next_if(|(found, _)| *found == key) {
                 Some((_, value)) => value.map(<[u8]>::to_vec),
@@ -121,12 +118,13 @@ impl Levels {
             for walk in &mut walks {
                 walk.pass(&key, cache)?;
             }
-            page.next = Some(key.clone());
             match value {
                 Some(value) => page.entries.push((key, value)),
-                None => deleted += 1,
+                None => (deleted, last_deleted) = (deleted + 1, Some(key)),
             }
         }
+        let last = page.entries.last().map(|(key, _)| key.clone());
+        page.next = last.max(last_deleted);
         Ok(page)
     }
 }
