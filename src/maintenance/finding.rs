@@ -1,6 +1,7 @@
 //! Something that is not as it should be, as jobs tell it.
 
 use crate::model::{Key, Replica};
+use crate::volume::VolumeError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -75,6 +76,11 @@ impl Finding {
     pub fn new(kind: Kind, key: Option<&Key>, place: Option<&Replica>, what: impl fmt::Display) -> Finding {
         let (key, volume) = (key.map(Key::to_string), place.map(Replica::to_string));
         Finding { kind, key, volume, what: what.to_string(), mended: false }
+    }
+
+    /// What a volume did not give.
+    pub fn unreachable(key: Option<&Key>, err: &VolumeError) -> Finding {
+        Finding::new(Kind::Unreachable, key, Some(err.replica()), err)
     }
 }
 

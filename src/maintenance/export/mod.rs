@@ -9,7 +9,7 @@ mod name;
 
 use super::rebuild::decide::{Decision, Seen, Sighting, Version, decide};
 use super::walk::{Silent, Tree, Walker, by_folder};
-use crate::maintenance::Control;
+use crate::maintenance::{Control, Finding, Kind};
 use crate::model::{Key, Md5, Replica, State, Volume, path_of};
 use crate::volume::{ClusterId, Credentials, Health, Timeouts, VolumeClient, VolumeError};
 use actix_rt::task::spawn_blocking;
@@ -200,7 +200,7 @@ impl Shared<'_> {
             }
             match walker.trees(volume).await {
                 Ok(found) => trees.extend(found),
-                Err(err) => self.control.progress.problem(None, None, err),
+                Err(err) => self.control.progress.report(Finding::unreachable(None, &err)),
             }
         }
         Ok(trees)
@@ -223,7 +223,7 @@ impl Shared<'_> {
     async fn folder(&self, walker: &Walker<'_>, top: &str, trees: &[&Replica]) -> Result<(), ExportError> {
         let second = walker.second_level(top, trees).await;
         let second = second.unwrap_or_else(|err| {
-            self.control.progress.problem(None, None, err);
+            self.control.progress.report(Finding::unreachable(None, &err));
             BTreeMap::new()
         });
         let copies = stream::iter(second).map(Ok);
@@ -235,7 +235,7 @@ impl Shared<'_> {
                         return Err(ExportError::Stopped);
                     }
                     let sightings = parts.next().await.unwrap_or_else(|err| {
-                        self.control.progress.problem(None, None, err);
+                        self.control.progress.report(Finding::unreachable(None, &err));
                         None
                     });
                     let Some(sightings) = sightings else { return Ok(()) };
@@ -256,11 +256,8 @@ impl Shared<'_> {
         let version = match decide(sighting) {
             Decision::Nothing => return Ok(()),
             Decision::Lost(_) | Decision::Empty => {
-                self.control.progress.problem(
-                    Some(key),
-                    None,
-                    "no volume that can be read has its blob any more",
-                );
+                let what = "no volume that can be read has its blob any more";
+                self.control.progress.report(Finding::new(Kind::Missing, Some(key), None, what));
                 return Ok(());
             }
             Decision::Blob(version) => version,
@@ -322,7 +319,7 @@ impl Shared<'_> {
         if version.size.is_none() && version.md5.is_none() && version.contents.len() > 1 {
             let what =
                 "its replicas differ in size and nothing tells which is right; most have the one exported";
-            self.control.progress.problem(Some(key), None, what);
+            self.control.progress.report(Finding::new(Kind::Undecided, Some(key), None, what));
         }
     }
 

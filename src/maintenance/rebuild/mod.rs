@@ -14,6 +14,7 @@ use crate::volume::{self, ClusterId, Credentials, Health, Timeouts, VolumeClient
 use decide::{Content, Decision, Seen, Sighting, Version, decide, pending, record};
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -255,7 +256,7 @@ impl Shared<'_> {
             Decision::Nothing => return Ok(Vec::from_iter(self.intent(key, sighting, None))),
             Decision::Lost(version) => {
                 let what = "no volume has its blob any more; the new index has it as missing";
-                self.control.progress.problem(Some(&key), None, what);
+                self.tell(Kind::Missing, &key, None, what);
                 // Its sidecars lie where its replicas were, and a blob that isn't found is no reason to forget a key.
                 let noted_at = sighting.noted_at.clone();
                 let record = record(&key, &version, noted_at, version.md5, &self.request.placer);
@@ -263,27 +264,27 @@ impl Shared<'_> {
             }
             Decision::Empty => {
                 let what = "all its files are empty, and no blob is; it is not in the new index";
-                self.control.progress.problem(Some(&key), None, what);
+                self.tell(Kind::Missing, &key, None, what);
                 return Ok(Vec::new());
             }
             Decision::Blob(version) => version,
         };
         for replica in &version.empty {
-            self.control.progress.problem(
-                Some(&key),
-                Some(replica),
-                "an empty file, not taken for a replica",
-            );
+            self.tell(Kind::Corrupt, &key, Some(replica), "an empty file, not taken for a replica");
         }
         let (content, md5) = self.content(walker, &key, &version).await?;
         for seen in version.contents.iter().filter(|other| *other != content).flat_map(|other| &other.files) {
             let what =
                 format_args!("{} bytes instead of {}, not taken for a replica", seen.size, content.size);
-            self.control.progress.problem(Some(&key), Some(&seen.replica), what);
+            self.tell(Kind::Corrupt, &key, Some(&seen.replica), what);
         }
         let replicas = content.files.iter().map(|seen| seen.replica.clone()).collect();
         let record = record(&key, &version, replicas, md5, &self.request.placer);
         Ok(std::iter::once(entry(&key, &record)).chain(self.intent(key, sighting, Some(&record))).collect())
+    }
+
+    fn tell(&self, kind: Kind, key: &Key, place: Option<&Replica>, what: impl fmt::Display) {
+        self.control.progress.report(Finding::new(kind, Some(key), place, what));
     }
 
     /// What is to be removed of a key, as an intent. A key that was deleted waits for the volumes that are missing too:
@@ -313,7 +314,7 @@ impl Shared<'_> {
     ) -> Result<(&'v Content, Option<Md5>), RebuildError> {
         let first = &version.contents[0];
         let is_clear = version.size_is_known() || (version.size.is_none() && version.contents.len() == 1);
-        let what = match (version.md5, version.size) {
+        let (kind, what) = match (version.md5, version.size) {
             (Some(md5), _) if is_clear => return Ok((first, Some(md5))),
             (Some(md5), _) => {
                 for content in &version.contents {
@@ -321,19 +322,22 @@ impl Shared<'_> {
                         return Ok((content, Some(md5)));
                     }
                 }
-                "no replica has the content that was stored".to_owned()
+                (Kind::Missing, "no replica has the content that was stored".to_owned())
             }
             (None, _) if is_clear && self.request.checksum => {
                 return Ok((first, self.digest(walker, key, first).await?));
             }
             (None, _) if is_clear => return Ok((first, None)),
-            (None, Some(size)) => format!("no replica has the {size} bytes that its sidecar tells"),
+            (None, Some(size)) => {
+                (Kind::Missing, format!("no replica has the {size} bytes that its sidecar tells"))
+            }
             (None, None) => {
-                "its replicas differ in size and nothing tells which is right; most have the one taken"
-                    .to_owned()
+                let what =
+                    "its replicas differ in size and nothing tells which is right; most have the one taken";
+                (Kind::Undecided, what.to_owned())
             }
         };
-        self.control.progress.problem(Some(key), None, what);
+        self.tell(kind, key, None, what);
         Ok((first, version.md5))
     }
 
@@ -362,33 +366,33 @@ impl Shared<'_> {
         content: &Content,
     ) -> Result<Option<Md5>, RebuildError> {
         let reads = content.files.iter().map(|seen| self.digest_of(walker, key, seen));
-        let mut digests = Vec::new();
-        let mut failures = Vec::new();
+        let (mut digests, mut failures) = (Vec::new(), Vec::new());
         for (seen, read) in content.files.iter().zip(join_all(reads).await) {
             match read {
                 Ok(md5) => digests.push((&seen.replica, md5)),
-                Err(err) => failures.push((&seen.replica, err)),
+                Err(err) => failures.push(err),
             }
         }
         if digests.is_empty()
-            && let Some((_, err)) = failures.pop()
+            && let Some(err) = failures.pop()
         {
             return Err(err.into());
         }
-        let progress = &self.control.progress;
-        failures.into_iter().for_each(|(replica, err)| progress.problem(Some(key), Some(replica), err));
+        for err in failures {
+            self.control.progress.report(Finding::unreachable(Some(key), &err));
+        }
         let count = |md5: Md5| digests.iter().filter(|(_, other)| *other == md5).count();
         let most = digests.iter().map(|(_, md5)| *md5).find(|md5| 2 * count(*md5) > content.files.len());
         match most {
             Some(most) => {
                 for (replica, md5) in digests.iter().filter(|(_, md5)| *md5 != most) {
                     let what = format_args!("its MD5 is {md5}, and most replicas have {most}");
-                    progress.report(Finding::new(Kind::Corrupt, Some(key), Some(replica), what));
+                    self.tell(Kind::Corrupt, key, Some(replica), what);
                 }
             }
             None => {
                 let what = "not more than half of its replicas have one MD5; the new index has none";
-                progress.report(Finding::new(Kind::Undecided, Some(key), None, what));
+                self.tell(Kind::Undecided, key, None, what);
             }
         }
         Ok(most)

@@ -5,7 +5,7 @@
 mod source;
 
 use super::rebuild::decide::{Seen, Sighting};
-use crate::maintenance::Progress;
+use crate::maintenance::{Finding, Kind, Progress};
 use crate::model::{CLUSTER_PATH, File, Key, Replica, Sidecar, Volume, decode_path, path_of, unfolded_key};
 use crate::volume::{Body, DirEntry, EntryKind, VolumeClient, VolumeError};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -215,7 +215,8 @@ impl<'a> Walker<'a> {
         };
         let sidecar = content.as_deref().and_then(Sidecar::parse);
         if sidecar.is_none() {
-            self.progress.problem(Some(key), Some(replica), "its sidecar can't be read and is passed over");
+            let what = "its sidecar can't be read and is passed over";
+            self.progress.report(Finding::new(Kind::WrongSidecar, Some(key), Some(replica), what));
         }
         // What is told of a key to clients decides nothing here, and of a folder's files it would be a gigabyte.
         Ok(sidecar.map(|sidecar| Sidecar { content_type: None, metadata: BTreeMap::new(), ..sidecar }))
@@ -301,7 +302,7 @@ impl<'a> Walker<'a> {
         match self.unreadable {
             Unreadable::EndsTheJob => Err(err),
             Unreadable::IsTold => {
-                self.progress.problem(None, None, err);
+                self.progress.report(Finding::unreachable(None, &err));
                 Ok(())
             }
         }

@@ -1,6 +1,6 @@
 //! What a walk reads: servers, asked again when they give no answer, and bare directories of this machine.
 
-use crate::maintenance::Progress;
+use crate::maintenance::{Finding, Kind, Progress};
 use crate::model::Replica;
 use crate::volume::{Body, DirEntry, LocalFile, VolumeClient, VolumeError, list_directory};
 use actix_rt::time::sleep;
@@ -126,7 +126,8 @@ impl<'a> Source<'a> {
         match &answer {
             Err(err) if is_silence(&answer) => {
                 if silent.gives_up(place, begun) {
-                    self.progress.problem(None, None, format_args!("{err}; {GIVEN_UP}"));
+                    let what = format_args!("{err}; {GIVEN_UP}");
+                    self.progress.report(Finding::new(Kind::Unreachable, None, Some(place), what));
                 }
             }
             _ => silent.answered(place),
