@@ -22,6 +22,8 @@ const MAX_NAME_BYTES: usize = 255;
 /// How many characters of base64url a component of the long form holds; a suffix and the `~` still fit.
 const LONG_FORM_PIECE: usize = 200;
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
 /// Marks every directory of the long form, so that no file of another key is ever in its way.
 const CONTINUED: char = '~';
 
@@ -60,10 +62,10 @@ pub fn path_of(key: &Key, file: File) -> String {
 /// where that is the path of another key: the file is that one's, and must not be removed with this.
 pub fn folded_path(key: &Key) -> Option<String> {
     let name = STANDARD.encode(key.as_bytes());
-    if !name.contains("//") || name.ends_with('/') || longest_component(&name) > MAX_NAME_BYTES {
+    let parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty()).collect();
+    if !name.contains("//") || name.ends_with('/') || parts.iter().any(|part| part.len() > MAX_NAME_BYTES) {
         return None;
     }
-    let parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty()).collect();
     let path = format!("{}/{}", folder(key.as_bytes()), parts.join("/"));
     decode_path(&path).is_none().then_some(path)
 }
@@ -141,31 +143,36 @@ fn split_suffix(path: &str) -> (&str, File) {
 
 fn folder(key: &[u8]) -> String {
     let digest = md5::compute(key);
-    format!("/{:02x}/{:02x}", digest[0], digest[1])
+    let hex = |nibble: u8| char::from(HEX[usize::from(nibble)]);
+    digest[..2].iter().flat_map(|byte| ['/', hex(byte >> 4), hex(byte & 15)]).collect()
 }
 
+// A rebuild makes the path of every file that it finds, so that a formatter's cost for each would be seen.
 fn with_suffix(key: &[u8], suffix: &str) -> String {
-    let name = STANDARD.encode(key);
-    let standard = format!("{name}{suffix}");
-    if usable(&name) && longest_component(&standard) <= MAX_NAME_BYTES {
-        format!("{}/{standard}", folder(key))
-    } else {
-        format!("{}/=/{}{suffix}", folder(key), long_form(key))
+    let mut path = folder(key);
+    let folder_bytes = path.len();
+    path.reserve(key.len().div_ceil(3) * 4 + 1 + suffix.len());
+    path.push('/');
+    STANDARD.encode_string(key, &mut path);
+    if !usable(&path[folder_bytes + 1..], suffix) {
+        path.truncate(folder_bytes);
+        path.push_str("/=/");
+        push_long_form(key, &mut path);
     }
+    path.push_str(suffix);
+    path
 }
 
-fn usable(name: &str) -> bool {
-    !(name.ends_with('/') || name.starts_with('/') || name.contains("//"))
-        && longest_component(name) <= MAX_NAME_BYTES
+/// Whether the components of a name can be names of files, the last with `suffix` behind it.
+fn usable(name: &str, suffix: &str) -> bool {
+    let is_usable =
+        |part: &[u8], suffix: &str| !part.is_empty() && part.len() + suffix.len() <= MAX_NAME_BYTES;
+    let mut parts = name.as_bytes().rsplit(|byte| *byte == b'/');
+    parts.next().is_some_and(|last| is_usable(last, suffix)) && parts.all(|part| is_usable(part, ""))
 }
 
-fn longest_component(name: &str) -> usize {
-    name.split('/').map(str::len).max().unwrap_or(0)
-}
-
-fn long_form(key: &[u8]) -> String {
+fn push_long_form(key: &[u8], form: &mut String) {
     let name = URL_SAFE_NO_PAD.encode(key);
-    let mut form = String::with_capacity(name.len() + name.len() / LONG_FORM_PIECE * 2);
     let mut rest = name.as_str();
     while rest.len() > LONG_FORM_PIECE {
         let (piece, tail) = rest.split_at(LONG_FORM_PIECE);
@@ -175,7 +182,6 @@ fn long_form(key: &[u8]) -> String {
         rest = tail;
     }
     form.push_str(rest);
-    form
 }
 
 #[cfg(test)]
@@ -196,7 +202,7 @@ mod tests {
         let mut standard = 0;
         for (key, path) in golden() {
             let name = &path[7..];
-            if usable(name) {
+            if usable(name, "") {
                 assert_eq!(with_suffix(&key, ""), path);
                 standard += 1;
             } else {
@@ -255,7 +261,7 @@ mod tests {
             let other = [&b"/a?"[..], &number.to_be_bytes()].concat();
             let name = STANDARD.encode(&other);
             let longer = STANDARD.decode(name.replacen('/', "/////", 1)).ok()?;
-            let is_pair = name.contains('/') && usable(&name) && folder(&longer) == folder(&other);
+            let is_pair = name.contains('/') && usable(&name, "") && folder(&longer) == folder(&other);
             is_pair.then(|| (Key::new(longer).unwrap(), Key::new(other).unwrap()))
         });
         let (key, other) = pair.unwrap();

@@ -10,6 +10,7 @@ use crate::model::Replica;
 use bytes::{Buf, BytesMut};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
+use std::borrow::Cow;
 use std::fmt;
 
 /// The longest line that is read: a file name of 255 bytes, each escaped to six, and the rest of its object.
@@ -85,8 +86,10 @@ impl Listing {
     /// The next entry; `None` behind the last.
     pub async fn next(&mut self) -> Result<Option<DirEntry>, VolumeError> {
         loop {
-            while let Some(line) = self.line() {
-                if let Some(entry) = self.take(&line)? {
+            while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let taken = self.place.take(&self.buffer[..end]);
+                self.buffer.advance(end + 1);
+                if let Some(entry) = taken.map_err(|reason| self.fault(&reason))? {
                     return Ok(Some(entry));
                 }
             }
@@ -97,42 +100,10 @@ impl Listing {
                 Some(chunk) => self.buffer.extend_from_slice(&chunk),
                 None => {
                     let rest = self.buffer.split();
-                    self.take(&rest)?;
+                    self.place.take(&rest).map_err(|reason| self.fault(&reason))?;
                     let whole = self.place == Place::Behind;
                     return if whole { Ok(None) } else { Err(self.fault("it ends in the middle")) };
                 }
-            }
-        }
-    }
-
-    /// The next whole line in the buffer.
-    fn line(&mut self) -> Option<BytesMut> {
-        let end = self.buffer.iter().position(|byte| *byte == b'\n')?;
-        let line = self.buffer.split_to(end);
-        self.buffer.advance(1);
-        Some(line)
-    }
-
-    fn take(&mut self, line: &[u8]) -> Result<Option<DirEntry>, VolumeError> {
-        let line = line.trim_ascii();
-        match (self.place, line) {
-            (_, b"") => Ok(None),
-            (Place::Before, b"[") => {
-                self.place = Place::Within;
-                Ok(None)
-            }
-            (Place::Within, b"]") => {
-                self.place = Place::Behind;
-                Ok(None)
-            }
-            (Place::Within, line) => match parse(line.strip_suffix(b",").unwrap_or(line)) {
-                Ok(entry) => Ok(Some(entry)),
-                Err(err) => Err(self.fault(&format!("{} is no entry: {err}", line.escape_ascii()))),
-            },
-            (Place::Before | Place::Behind, line) => {
-                let start = &line[..line.len().min(40)];
-                Err(self
-                    .fault(&format!("it has {:?} where JSON should be", start.escape_ascii().to_string())))
             }
         }
     }
@@ -143,18 +114,44 @@ impl Listing {
     }
 }
 
+impl Place {
+    /// The entry in the next line, if it has one; why not, if it should.
+    fn take(&mut self, line: &[u8]) -> Result<Option<DirEntry>, String> {
+        let line = line.trim_ascii();
+        match (*self, line) {
+            (_, b"") => Ok(None),
+            (Place::Before, b"[") => {
+                *self = Place::Within;
+                Ok(None)
+            }
+            (Place::Within, b"]") => {
+                *self = Place::Behind;
+                Ok(None)
+            }
+            (Place::Within, line) => match parse(line.strip_suffix(b",").unwrap_or(line)) {
+                Ok(entry) => Ok(Some(entry)),
+                Err(err) => Err(format!("{} is no entry: {err}", line.escape_ascii())),
+            },
+            (Place::Before | Place::Behind, line) => {
+                let start = line[..line.len().min(40)].escape_ascii().to_string();
+                Err(format!("it has {start:?} where JSON should be"))
+            }
+        }
+    }
+}
+
 /// An object as nginx writes it. What this module has no use for (mtime) is passed over.
 #[derive(Deserialize)]
-struct Object {
+struct Object<'a> {
     name: Name,
-    #[serde(rename = "type")]
-    kind: String,
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
     size: Option<u64>,
 }
 
 fn parse(line: &[u8]) -> Result<DirEntry, serde_json::Error> {
     let object: Object = serde_json::from_slice(line)?;
-    let kind = match (object.kind.as_str(), object.size) {
+    let kind = match (&*object.kind, object.size) {
         ("file", Some(size)) => EntryKind::File { size },
         ("file", None) => return Err(serde_json::Error::missing_field("size")),
         ("directory", _) => EntryKind::Directory,

@@ -6,7 +6,7 @@
 
 use super::patience::{Patience, Wait};
 use actix_rt::net::{ActixStream, Ready, TcpStream};
-use actix_rt::time::{Instant, Sleep, sleep};
+use actix_rt::time::{Instant, Sleep, sleep_until};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -89,8 +89,12 @@ impl Wire {
             let Some(again) = self.wait.look(now, limit) else {
                 return Poll::Ready(self.stalled(limit).into());
             };
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(again)));
-            timer.as_mut().reset(now + again);
+            let at = now + again;
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
+            // One of an earlier wait that goes off sooner does too; to set it for every answer would be seen.
+            if timer.is_elapsed() || timer.deadline() > at {
+                timer.as_mut().reset(at);
+            }
             ready!(timer.as_mut().poll(cx));
         }
     }

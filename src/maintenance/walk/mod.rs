@@ -154,7 +154,7 @@ impl<'a> Walker<'a> {
         for (tree, entries) in lists {
             for entry in entries {
                 match is_folder(&entry) {
-                    true => folders.entry(format!("{top}/{}", text(&entry.name))).or_default().push(tree),
+                    true => folders.entry([top, "/", &text(&entry.name)].concat()).or_default().push(tree),
                     false => self.no_blob(tree, top, &entry.name),
                 }
             }
@@ -334,7 +334,7 @@ pub(in crate::maintenance) fn by_folder(trees: &[Tree]) -> Vec<(&str, Vec<&Repli
 
 /// The path of an entry, if it can be one of ours.
 fn named(folder: &str, name: &[u8]) -> Option<String> {
-    Some(format!("{folder}/{}", plain_name(name)?))
+    Some([folder, "/", plain_name(name)?].concat())
 }
 
 fn key_of(path: &str) -> Option<(Key, File)> {
