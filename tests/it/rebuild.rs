@@ -628,6 +628,25 @@ fn replicas_that_are_all_cut_off_alike_are_told() {
     }
 }
 
+/// A server refuses such a volume, so a rebuild must not believe what lies on it.
+#[test]
+fn a_volume_whose_id_cannot_be_read_is_taken_only_when_asked_to() {
+    let mut cluster = Cluster::start();
+    cluster.master.put("/a", b"some content");
+    assert!(cluster.master.stop().success());
+    let before = lines_of(cluster.master.db());
+    for id in ["", "not an id"] {
+        fs::write(cluster.volumes[1].dir().join("=cluster"), id).unwrap();
+        let (status, said) = cluster.master.job(&["rebuild"]);
+        let words = format!("volume {} has no cluster's id but {id:?}; --adopt", cluster.volumes[1].addr());
+        assert!(status.code() == Some(1) && said.contains(&words), "{said}");
+        same(&before, &lines_of(cluster.master.db()));
+    }
+    let (status, said) = cluster.master.job(&["--adopt", "rebuild"]);
+    assert!(status.success(), "{said}");
+    same(&before, &lines_of(cluster.master.db()));
+}
+
 /// Nobody answers for it there, which is something else than having no blobs.
 #[test]
 fn a_volume_or_folder_that_is_not_there_ends_the_job() {

@@ -77,6 +77,14 @@ pub enum RebuildError {
         /// The cluster of the volumes before it.
         ours: String,
     },
+    /// It belongs to somebody, and nobody can tell to whom; a server refuses it too.
+    #[error("volume {volume} has no cluster's id but \"{}\"; --adopt takes it", found.escape_debug())]
+    NoId {
+        /// The volume.
+        volume: Volume,
+        /// What its file says.
+        found: String,
+    },
     /// Somebody asked for an end.
     #[error("stopped; nothing was changed")]
     Stopped,
@@ -185,8 +193,12 @@ impl Shared<'_> {
         let mut ours: Option<String> = None;
         let mut trees = Vec::new();
         for volume in &self.request.volumes {
-            let theirs = walker.cluster(volume).await?.filter(|id| id.parse::<ClusterId>().is_ok());
-            match (&ours, theirs) {
+            let theirs = walker.cluster(volume).await?;
+            let is_id = |id: &String| id.parse::<ClusterId>().is_ok();
+            if let Some(found) = theirs.as_ref().filter(|id| !is_id(id) && !self.request.adopt) {
+                return Err(RebuildError::NoId { volume: volume.clone(), found: found.clone() });
+            }
+            match (&ours, theirs.filter(is_id)) {
                 (Some(ours), Some(theirs)) if *ours != theirs && !self.request.adopt => {
                     return Err(RebuildError::Foreign { volume: volume.clone(), theirs, ours: ours.clone() });
                 }
