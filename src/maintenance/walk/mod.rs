@@ -8,7 +8,7 @@ use super::rebuild::decide::{Seen, Sighting};
 use crate::maintenance::{Finding, Kind, Progress};
 use crate::model::{CLUSTER_PATH, File, Key, Replica, Sidecar, Volume, decode_path, path_of, unfolded_key};
 use crate::volume::{Body, DirEntry, EntryKind, VolumeClient, VolumeError};
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
 pub(in crate::maintenance) use source::Silent;
 use source::Source;
 use std::cell::Cell;
@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-/// Listings that are asked for at the same time for one folder.
-const LISTINGS_AT_ONCE: usize = 16;
+/// Listings, or sidecars, that are asked for at the same time for one folder; with the folders of all threads a hundred.
+const ASKED_AT_ONCE: usize = 8;
 
 /// Files of a folder, on all volumes together, that are in memory at the same time: some 300 bytes each, in sixteen folders at
 /// once on two cores, are 100 MB. A folder with more is listed once for each part of it.
@@ -149,7 +149,7 @@ impl<'a> Walker<'a> {
         let lists = stream::iter(trees)
             .map(|tree| async move { Ok::<_, VolumeError>((*tree, self.entries(tree, top).await?)) });
         let lists: Vec<(&Replica, Vec<DirEntry>)> =
-            lists.buffer_unordered(LISTINGS_AT_ONCE).try_collect::<Vec<_>>().await?;
+            lists.buffer_unordered(ASKED_AT_ONCE).try_collect::<Vec<_>>().await?;
         let mut folders = BTreeMap::<String, Vec<&Replica>>::new();
         for (tree, entries) in lists {
             for entry in entries {
@@ -167,22 +167,31 @@ impl<'a> Walker<'a> {
         Parts { walker: self, folder, trees, next: Some(Part::ALL) }
     }
 
-    /// The files of a part; of all, no more than there may be. `files` counts all of them.
+    /// The files of a part; of all, no more than there may be. `files` counts all of them. A few futures take one tree after
+    /// another: one for each of forty trees would be an allocation of two kilobytes for every listing.
     async fn files(
         &self,
         folder: &str,
         trees: &[&Replica],
         part: Part,
         files: &Cell<usize>,
-    ) -> Result<Vec<Vec<(Key, Seen)>>, VolumeError> {
-        let walks = stream::iter(trees).map(|tree| self.files_below(tree, folder, part, files));
-        walks.buffer_unordered(LISTINGS_AT_ONCE).try_collect().await
+    ) -> Result<Vec<(Key, Seen)>, VolumeError> {
+        let next = Cell::new(0);
+        let walk = async || {
+            let mut found = Vec::new();
+            while let Some(tree) = trees.get(next.replace(next.get() + 1)) {
+                self.files_below(tree, folder, part, files, &mut found).await?;
+            }
+            Ok(found)
+        };
+        let walks = (0..ASKED_AT_ONCE.min(trees.len())).map(|_| walk());
+        walks.collect::<FuturesUnordered<_>>().try_concat().await
     }
 
-    async fn sightings(&self, found: Vec<Vec<(Key, Seen)>>) -> Result<HashMap<Key, Sighting>, VolumeError> {
+    async fn sightings(&self, found: Vec<(Key, Seen)>) -> Result<HashMap<Key, Sighting>, VolumeError> {
         let mut sightings = HashMap::<Key, Sighting>::new();
         let mut sidecars = Vec::new();
-        for (key, seen) in found.into_iter().flatten() {
+        for (key, seen) in found {
             match seen.file {
                 File::Sidecar => sidecars.push((key, seen.replica)),
                 File::Blob(_) | File::Folded => sightings.entry(key).or_default().blobs.push(seen),
@@ -192,7 +201,7 @@ impl<'a> Walker<'a> {
             let sidecar = self.sidecar(&key, &replica).await?;
             Ok::<_, VolumeError>((key, replica, sidecar))
         });
-        let read: Vec<_> = reads.buffer_unordered(LISTINGS_AT_ONCE).try_collect().await?;
+        let read: Vec<_> = reads.buffer_unordered(ASKED_AT_ONCE).try_collect().await?;
         for (key, replica, sidecar) in read {
             let sighting = sightings.entry(key).or_default();
             sighting.sidecars.extend(sidecar);
@@ -228,8 +237,8 @@ impl<'a> Walker<'a> {
         folder: &str,
         part: Part,
         files: &Cell<usize>,
-    ) -> Result<Vec<(Key, Seen)>, VolumeError> {
-        let mut found = Vec::new();
+        found: &mut Vec<(Key, Seen)>,
+    ) -> Result<(), VolumeError> {
         let mut folders = vec![folder.to_owned()];
         while let Some(folder) = folders.pop() {
             let is_wanted = |entry: &DirEntry| match (entry.kind, part) {
@@ -264,7 +273,7 @@ impl<'a> Walker<'a> {
                 }
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     async fn entries(&self, tree: &Replica, path: &str) -> Result<Vec<DirEntry>, VolumeError> {
