@@ -3,9 +3,8 @@
 use crate::cli::{AdminArguments, JobArguments, JobsArguments, JobsCommand, LsArguments};
 use crate::maintenance::{Job, JobState, Rate, Task};
 use crate::rate_source::RateSource;
-use crate::say;
 use crate::shown::{Shown, line};
-use crate::text::{json_line, json_page, printable};
+use crate::text::{json_line, json_page, printable, say};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use std::net::SocketAddr;

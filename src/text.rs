@@ -11,6 +11,7 @@ use std::process;
 macro_rules! say {
     ($($word:tt)*) => { $crate::text::print_line(format_args!($($word)*)) };
 }
+pub use say;
 
 /// The exit code of a command whose output got lost.
 const EXIT_UNSAID: i32 = 1;

@@ -143,7 +143,5 @@ fn uses_of_crate(text: &str) -> Vec<String> {
     let code = code.join("\n");
     let names = code.split("crate::").skip(1);
     let is_of_name = |letter: &char| letter.is_ascii_lowercase() || *letter == '_';
-    let names = names.map(|rest| rest.chars().take_while(is_of_name).collect::<String>());
-    // An exported macro stands at the root, wherever it is written.
-    names.map(|name| if name == "say" { "text".to_owned() } else { name }).collect()
+    names.map(|rest| rest.chars().take_while(is_of_name).collect()).collect()
 }

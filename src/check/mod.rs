@@ -8,8 +8,7 @@ mod trial;
 
 use crate::cli::{AdminArguments, Arguments};
 use crate::config::{Config, ConfigError};
-use crate::say;
-use crate::text::{json_page, printable};
+use crate::text::{json_page, printable, say};
 use crate::volume::{Credentials, Health, Timeouts, VolumeClient};
 use futures_util::future::join_all;
 use serde::Serialize;
