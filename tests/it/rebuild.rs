@@ -12,8 +12,8 @@ use base64::engine::general_purpose::STANDARD;
 use minikeyvalue::model::{File, Key, Record, path_of};
 
 use crate::harness::{
-    Cluster, GoCluster, Master, Mounts, TcpStub, TempDir, Volume, addresses, entries_of, eventually,
-    lines_of, numbered, volumes,
+    Administered, Cluster, GoCluster, Master, Mounts, TcpStub, TempDir, Volume, addresses, entries_of,
+    eventually, lines_of, numbered, volumes, wait_for,
 };
 
 /// The index is moved away, so that only the volumes can tell.
@@ -916,4 +916,40 @@ fn an_index_in_use_and_a_directory_of_something_else_are_refused() {
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("which is no part of an index") && dir.join("photo").exists(), "{said}");
     assert_eq!(cluster.master.fetch("/k"), (200, b"x".to_vec()));
+}
+
+/// Nobody's volume has to be there to know that it can't be done.
+#[test]
+fn an_index_in_use_is_told_before_any_volume_is_asked() {
+    let volumes = volumes(3);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    master.put("/k", b"x");
+    // Hangs as long as anybody waits for it.
+    let hanging = TcpStub::silent();
+    let all = format!("{},{}", addresses(&volumes), hanging.addr());
+    let there = Master::builder(&all).flag("voltimeout", "1m").db(master.db()).build();
+    let leaving = volumes[0].addr();
+    for words in [
+        &["rebuild"][..],
+        &["rebalance"],
+        &["rebalance", "--dry-run"],
+        &["scrub"],
+        &["repair"],
+        &["drain", &leaving],
+        &["undrain", &leaving],
+        &["volume-mode", &leaving, "down"],
+        &["forget", &leaving],
+        &["verify-index"],
+    ] {
+        let log = there.own_dir().join("log");
+        let mut job = there.begin_logged_job(words, &log);
+        let status = wait_for("the job ends", || job.try_wait().expect("it is our child"));
+        let said = fs::read_to_string(&log).expect("it was created");
+        assert_eq!(status.code(), Some(1), "{words:?}: {said}");
+        let told: Vec<&str> = said.lines().filter(|line| line.starts_with("mkv: ")).collect();
+        assert!(told.len() == 1 && told[0].contains("is in use by another process"), "{words:?}: {said}");
+    }
+    assert_eq!(hanging.accepted(), 0);
+    assert!(siblings(master.db(), ".new-").is_empty());
+    assert_eq!(master.fetch("/k"), (200, b"x".to_vec()));
 }
