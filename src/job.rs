@@ -214,7 +214,7 @@ pub fn forget(arguments: &Arguments, flags: &ForgetArguments) -> Result<(), JobE
     } else if !flags.job.quiet {
         say!("{files} files were to be removed from {volume} and are forgotten");
     }
-    Ok(())
+    job.end()
 }
 
 /// Runs `mkv undrain` and `mkv volume-mode`.
