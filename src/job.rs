@@ -213,7 +213,7 @@ pub fn forget(arguments: &Arguments, flags: &ForgetArguments) -> Result<(), JobE
     } else if !flags.job.quiet {
         say!("{files} files were to be removed from {volume} and are forgotten");
     }
-    Ok(())
+    job.end()
 }
 
 /// Runs `mkv undrain` and `mkv volume-mode`.
@@ -227,8 +227,7 @@ pub fn set_mode(
         return Ok(remote.set_mode(volume.as_str(), &mode.to_string(), flags)?);
     }
     let request = offline(Config::new(arguments)?);
-    let done = drain::set_mode(&request, volume, mode, &Control::default());
-    done.map_err(|err| JobError::Cluster("volume-mode", err))?;
+    drain::set_mode(&request, volume, mode).map_err(|err| JobError::Cluster("volume-mode", err))?;
     match flags.json {
         true => say!("{}", json_line(&json!({ "volume": volume.as_str(), "mode": mode }))),
         false => say!("{volume} is {mode} from now on"),

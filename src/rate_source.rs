@@ -82,26 +82,40 @@ mod tests {
     use super::*;
     use std::fs;
 
+    /// A path that only one test uses; what is there is removed when the test ends, however it does.
+    struct TempPath(PathBuf);
+
+    impl TempPath {
+        fn new(name: &str) -> TempPath {
+            TempPath(std::env::temp_dir().join(format!("mkv-rate-{name}-{}", std::process::id())))
+        }
+    }
+
+    impl Drop for TempPath {
+        fn drop(&mut self) {
+            let _ = fs::remove_file(&self.0);
+        }
+    }
+
     #[test]
     fn a_pipe_into_which_nobody_writes_holds_up_nothing() {
-        let path = std::env::temp_dir().join(format!("mkv-rate-pipe-{}", std::process::id()));
-        let made = std::process::Command::new("mkfifo").arg(&path).status().expect("coreutils are there");
+        let path = TempPath::new("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&path.0).status().expect("coreutils are there");
         assert!(made.success());
-        let flags = PaceArguments { rate: None, rate_file: Some(path.clone()) };
+        let flags = PaceArguments { rate: None, rate_file: Some(path.0.clone()) };
         // In a thread of its own, so that the test ends either way.
         let (ended, end) = std::sync::mpsc::channel();
         std::thread::spawn(move || ended.send(RateSource::new(&flags).is_err()));
-        let refused = end.recv_timeout(std::time::Duration::from_secs(10));
-        fs::remove_file(&path).unwrap();
-        assert_eq!(refused, Ok(true));
+        assert_eq!(end.recv_timeout(std::time::Duration::from_secs(10)), Ok(true));
     }
 
     #[test]
     fn a_files_rate_is_followed_and_nonsense_changes_nothing() {
-        let path = std::env::temp_dir().join(format!("mkv-rate-{}", std::process::id()));
+        let file = TempPath::new("file");
+        let path = &file.0;
         let flags = PaceArguments { rate: None, rate_file: Some(path.clone()) };
         assert!(RateSource::new(&flags).is_err(), "there is no such file");
-        fs::write(&path, "100\n").unwrap();
+        fs::write(path, "100\n").unwrap();
         let mut source = RateSource::new(&flags).unwrap();
         let rate = |text: &str| Some(text.parse::<Rate>().unwrap());
         assert_eq!((source.rate(), source.changed()), (rate("100"), None));
@@ -111,10 +125,10 @@ mod tests {
             ("", None),
             ("unlimited", rate("unlimited")),
         ] {
-            fs::write(&path, content).unwrap();
+            fs::write(path, content).unwrap();
             assert_eq!(source.changed(), expected, "{content:?}");
         }
-        fs::remove_file(&path).unwrap();
+        fs::remove_file(path).unwrap();
         assert_eq!((source.changed(), source.rate()), (None, rate("unlimited")));
     }
 }

@@ -27,13 +27,8 @@ pub fn run(request: &OfflineRequest, volume: &Volume, control: &Control) -> Resu
 }
 
 /// Sets the mode of a volume of a cluster whose index nobody else has open. Blocks the calling thread.
-pub fn set_mode(
-    request: &OfflineRequest,
-    volume: &Volume,
-    mode: VolumeMode,
-    control: &Control,
-) -> Result<(), MaintenanceError> {
-    offline::run(request, control, async |opened| opened.state.set_mode(&opened.parts.placer, volume, mode))
+pub fn set_mode(request: &OfflineRequest, volume: &Volume, mode: VolumeMode) -> Result<(), MaintenanceError> {
+    offline::run_on_state(request, |state| state.set_mode(&request.placer, volume, mode))
 }
 
 /// As [`run`], in a server that goes on serving.

@@ -4,14 +4,14 @@ use super::Control;
 use super::pages::{Pages, each_waiting};
 use super::state::StateFile;
 use crate::index::table::TableError;
-use crate::index::{self, Index, IndexError, IndexServer, leveldb};
+use crate::index::{self, Index, IndexError, IndexSender, IndexServer, leveldb};
 use crate::model::{Placer, Replica, Volume};
 use crate::store::{StoreOptions, StoreParts, is_home};
 use crate::volume::{self, Adopt, ClusterId, Credentials, Health, ProbeOutcome, Timeouts, VolumeError};
 use actix_rt::task::JoinHandle;
 use arc_swap::ArcSwap;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -93,7 +93,7 @@ pub enum MaintenanceError {
     State(#[from] super::state::StateError),
 }
 
-/// What a job works with.
+/// What a job that works on all keys works with.
 pub(super) struct Opened {
     pub(super) parts: StoreParts,
     pub(super) survey: Survey,
@@ -101,19 +101,42 @@ pub(super) struct Opened {
     adopt: Adopt,
 }
 
-/// Runs `work` on an index that nobody else has open; blocks the calling thread.
+/// An index that was made by opening one would be taken for the cluster's from then on.
+pub(super) fn must_exist(db: &Path) -> Result<(), TableError> {
+    match db.is_dir() {
+        true => Ok(()),
+        false => Err(TableError::Refused { dir: db.to_owned(), reason: "it doesn't exist".to_owned() }),
+    }
+}
+
+/// Runs `work` on an index that nobody else has open, which is read first; blocks the calling thread.
 pub(super) fn run<T>(
     request: &OfflineRequest,
     control: &Control,
     work: impl AsyncFnOnce(Opened) -> Result<T, MaintenanceError>,
 ) -> Result<T, MaintenanceError> {
-    let dir = request.db.clone();
-    if !dir.is_dir() {
-        // An empty one that was made here would be taken for the cluster's from then on.
-        let reason = "it doesn't exist".to_owned();
-        return Err(MaintenanceError::Table(TableError::Refused { dir, reason }));
-    }
+    with_index(request, async |index, state| {
+        control.progress.begin("reading the index", 0);
+        let survey = Survey::of(&index.handle(), &request.placer).await?;
+        work(Opened::new(request, index, survey, state.into())).await
+    })
+}
+
+/// As [`run`], for what needs nothing of the index but that nobody else has it open.
+pub(super) fn run_on_state<T>(
+    request: &OfflineRequest,
+    work: impl FnOnce(&StateFile) -> Result<T, MaintenanceError>,
+) -> Result<T, MaintenanceError> {
+    with_index(request, async |_, state| work(&state))
+}
+
+fn with_index<T>(
+    request: &OfflineRequest,
+    work: impl AsyncFnOnce(IndexSender, StateFile) -> Result<T, MaintenanceError>,
+) -> Result<T, MaintenanceError> {
+    must_exist(&request.db).map_err(MaintenanceError::Table)?;
     let options = leveldb::Options { copy_mark: Some(index::copy_mark()), ..leveldb::Options::default() };
+    let dir = request.db.clone();
     let open = move || leveldb::open(&dir, options);
     let index = IndexServer::start(open, request.store.grace_us()).map_err(|err| match err {
         TableError::Locked { .. } => MaintenanceError::InUse(err),
@@ -122,11 +145,9 @@ pub(super) fn run<T>(
     actix_rt::System::new().block_on(async {
         let mut index = index;
         let work = async {
-            control.progress.begin("reading the index", 0);
-            let state = Arc::new(StateFile::open(&request.db)?);
+            let state = StateFile::open(&request.db)?;
             state.apply(&request.placer);
-            let survey = Survey::of(&index.sender().handle(), &request.placer).await?;
-            work(Opened::new(request, index.sender(), survey, state)).await
+            work(index.sender(), state).await
         };
         let done = match work.await {
             Err(MaintenanceError::Index(IndexError::Stopped)) => {
@@ -149,12 +170,7 @@ impl Drop for Watching {
 }
 
 impl Opened {
-    fn new(
-        request: &OfflineRequest,
-        index: index::IndexSender,
-        survey: Survey,
-        state: Arc<StateFile>,
-    ) -> Opened {
+    fn new(request: &OfflineRequest, index: IndexSender, survey: Survey, state: Arc<StateFile>) -> Opened {
         let mut known = request.placer.volumes().to_vec();
         known.extend(survey.strangers.iter().cloned());
         let parts = StoreParts {

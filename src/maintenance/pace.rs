@@ -17,10 +17,15 @@ pub struct Rate {
 /// What bytes are counted in, the largest first.
 const UNITS: [(&str, f64); 4] = [("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0)];
 
+/// How far behind its rate a job may catch up. Every wait ends later than it should, at a timer's tick or when the machine gets
+/// to it; without this each of them would be lost, and a rate of more than some hundred blobs a second never be reached.
+const CREDIT_SECONDS: f64 = 0.05;
+
 /// Keeps a job to a [`Rate`]. A blob is paid for when its turn comes, so that there are no bursts; its bytes afterwards,
 /// because nobody knows how many they are: so the rate holds over time, and one blob of any size is always possible.
 pub struct Pace(Mutex<Debt>);
 
+/// What is still to be paid for; less than nothing is credit.
 struct Debt {
     rate: Rate,
     blobs: f64,
@@ -42,8 +47,12 @@ impl Pace {
 
     /// Goes on at another rate; who waits notices at the next look.
     pub fn set(&self, rate: Rate) {
+        self.change(Instant::now(), rate);
+    }
+
+    fn change(&self, now: Instant, rate: Rate) {
         let mut debt = self.debt();
-        debt.pay_down(Instant::now());
+        debt.pay_down(now);
         debt.rate = rate;
     }
 
@@ -71,7 +80,7 @@ impl Pace {
         None
     }
 
-    /// How many seconds it takes until the bytes that were charged are paid for; 0 if they are.
+    /// How many seconds it takes until the bytes that were charged are paid for; 0 or less if they are.
     pub(super) fn seconds_in_debt(&self, now: Instant) -> f64 {
         let mut debt = self.debt();
         debt.pay_down(now);
@@ -88,10 +97,13 @@ fn seconds(owed: f64, rate: Option<f64>) -> f64 {
 }
 
 impl Debt {
+    /// Credit is cut to what the present rate allows, so what was saved up at a higher one is no burst at this one.
     fn pay_down(&mut self, now: Instant) {
         let seconds = now.saturating_duration_since(self.at).as_secs_f64();
         self.at = now;
-        let rest = |owed: f64, rate: Option<f64>| rate.map_or(0.0, |rate| (owed - rate * seconds).max(0.0));
+        let rest = |owed: f64, rate: Option<f64>| {
+            rate.map_or(0.0, |rate| (owed - rate * seconds).max(-rate * CREDIT_SECONDS))
+        };
         self.blobs = rest(self.blobs, self.rate.blobs);
         self.bytes = rest(self.bytes, self.rate.bytes);
     }
@@ -179,5 +191,54 @@ mod tests {
         pace.debt().rate = Rate { blobs: None, bytes: Some(2000.0) };
         assert!((after(1.0) - 0.5).abs() < 1e-6);
         assert_eq!(after(9.0), 0.0);
+    }
+
+    /// How many blobs a job does within so many seconds from `from` on, each of `bytes`, if it wakes from each wait at a tick.
+    fn blobs_within(pace: &Pace, from: Instant, seconds: f64, bytes: f64) -> f64 {
+        const TICK_SECONDS: f64 = 0.001;
+        let (mut now, mut blobs) = (0.0, 0.0);
+        while now < seconds {
+            match pace.seconds_left(from + Duration::from_secs_f64(now)) {
+                // A timer never wakes anybody early.
+                Some(left) => now = ((now + left) / TICK_SECONDS).floor().mul_add(TICK_SECONDS, TICK_SECONDS),
+                None => {
+                    blobs += 1.0;
+                    pace.debt().bytes += bytes;
+                }
+            }
+        }
+        blobs
+    }
+
+    #[test]
+    fn a_rate_is_reached_although_waits_end_at_ticks_and_it_is_not_exceeded() {
+        for (rate, bytes) in [("7", 0.0), ("300", 0.0), ("1500", 0.0), ("20000", 0.0), ("1500kB", 1000.0)] {
+            let pace = Pace::new(rate.parse().unwrap());
+            let from = pace.debt().at;
+            let per_second = pace.rate().blobs.unwrap_or(1500.0);
+            let blobs = blobs_within(&pace, from, 10.0, bytes);
+            let (least, most) = (per_second * 10.0 * 0.99, per_second * (10.0 + CREDIT_SECONDS) + 1.0);
+            assert!((least..=most).contains(&blobs), "{rate}: {blobs} is not in {least}..={most}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_saved_up_beyond_a_moment_and_nothing_for_another_rate() {
+        let pace = Pace::new("1000,1MB".parse().unwrap());
+        let begun = pace.debt().at;
+        let long_after = begun + Duration::from_secs(3600);
+        assert!(blobs_within(&pace, long_after, 0.001, 0.0) <= 1000.0 * CREDIT_SECONDS + 2.0);
+        let later = long_after + Duration::from_secs(3600);
+        pace.seconds_in_debt(later);
+        pace.change(later, "10,1kB".parse().unwrap());
+        let blobs = blobs_within(&pace, later, 1.0, 1.0);
+        assert!((10.0..=12.0).contains(&blobs), "{blobs}");
+        assert!(pace.debt().bytes >= -1000.0 * CREDIT_SECONDS);
+        // Without a rate nothing is saved up either.
+        pace.change(later, Rate::default());
+        pace.seconds_in_debt(later + Duration::from_secs(3600));
+        pace.change(later + Duration::from_secs(3600), "10".parse().unwrap());
+        let blobs = blobs_within(&pace, later + Duration::from_secs(3600), 1.0, 0.0);
+        assert!((10.0..=12.0).contains(&blobs), "{blobs}");
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Control;
 use super::control::STOPPED;
+use super::offline::must_exist;
 use crate::index::fault_of;
 use crate::index::leveldb;
 use crate::index::table::{Table, TableError};
@@ -16,9 +17,7 @@ const PAGE_ENTRIES: usize = 1000;
 /// is opened as a server opens it: one that another program wrote is copied first. A block whose checksum is wrong is an
 /// error; entries that are none are problems in the job's progress.
 pub fn run(db: &Path, control: &Control) -> Result<(), TableError> {
-    if !db.is_dir() {
-        return Err(TableError::Refused { dir: db.to_owned(), reason: "it doesn't exist".into() });
-    }
+    must_exist(db)?;
     let mut table = leveldb::open(db, leveldb::Options::default())?;
     read_all(&mut table, control)?;
     Box::new(table).close()

@@ -9,8 +9,8 @@ use std::process::{Command, Output};
 use nix::sys::signal::Signal;
 
 use crate::harness::{
-    Administered, Master, MasterBuilder, TempDir, Volume, addresses, eventually, http, repository, send,
-    volumes,
+    Administered, Master, MasterBuilder, TempDir, Volume, addresses, command_line, connections, eventually,
+    http, repository, send, volumes,
 };
 
 fn write(path: &Path, text: impl AsRef<[u8]>) {
@@ -461,4 +461,81 @@ fn a_misspelt_variable_is_told() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(said.matches("is no setting of ours").count(), 1, "{said}");
     assert!(said.contains("MKV_REPLICSA is no setting of ours and has no effect"), "{said}");
+}
+
+/// What nobody may read: the passwords, as they are and as they are sent.
+const SECRETS: [&str; 4] = ["s3cret", "bWU6czNjcmV0", "t0ken", "dDBrZW4"];
+
+#[track_caller]
+fn tells_no_secret(what: &str, said: &str) {
+    assert!(SECRETS.iter().all(|secret| !said.contains(secret)), "{what}: {said}");
+}
+
+/// Four volumes that want a password, and a server that gets it, and the token of its admin port, by `add`. The keys were stored
+/// when there were three, so that a rebalance has something to do.
+fn with_secrets(dir: &TempDir, add: impl Fn(MasterBuilder) -> MasterBuilder) -> (Administered, Vec<Volume>) {
+    write(&dir.join("htpasswd"), "me:{PLAIN}s3cret\n");
+    let auth = || Volume::builder().env("AUTH", dir.join("htpasswd")).start();
+    let volumes: Vec<Volume> = (0..4).map(|_| auth()).collect();
+    let db = dir.join("indexdb");
+    let over = |count: usize| add(Master::builder(&addresses(&volumes[..count])).db(&db).flag("v", "true"));
+    let mut before = over(3).start();
+    (0..20).for_each(|number| before.put(&format!("/{number}"), b"x"));
+    assert!(before.stop().success());
+    tells_no_secret("the server", &before.log());
+    (Administered::start(over(4)), volumes)
+}
+
+/// Runs jobs by the server and, when it is stopped, on its index; looks at all that is printed and at the list of processes.
+fn jobs_keep_secrets(add: impl Fn(&TempDir, MasterBuilder) -> MasterBuilder) {
+    let dir = TempDir::new();
+    let (mut master, volumes) = with_secrets(&dir, |builder| add(&dir, builder));
+    tells_no_secret("the server's words", &command_line(master.pid()));
+    for words in [&["rebalance"][..], &["scrub"], &["repair"], &["status"], &["jobs"]] {
+        let (succeeded, said) = master.job_words(words);
+        assert!(succeeded, "{words:?}: {said}");
+        tells_no_secret(words[0], &said);
+    }
+    assert!(volumes[3].files().len() > 1, "the rebalance has moved something to it");
+    let log = dir.join("log");
+    // One is seen while it runs, in the server and on its own.
+    let begin = |master: &Master, is_at_work: &dyn Fn(u32) -> bool| {
+        let mut job = master.begin_logged_job(&["scrub", "--rate", "0.1"], &log);
+        eventually("it is at work", || is_at_work(job.id()));
+        tells_no_secret("the job's words", &command_line(job.id()));
+        send(job.id(), Signal::SIGTERM);
+        job.wait().expect("it is our child");
+        let said = fs::read_to_string(&log).expect("it was created");
+        tells_no_secret("the job", &said);
+    };
+    begin(&master, &|_| master.json("GET", "/api/status", "")["jobs_running"] == 1);
+    assert!(master.master.stop().success());
+    tells_no_secret("the server", &master.log());
+    let alone = add(&dir, Master::builder(&addresses(&volumes)).db(master.db()).flag("v", "true")).build();
+    begin(&alone, &|pid| volumes.iter().any(|volume| connections(pid, &volume.addr()) > 0));
+    for words in [&["rebalance"][..], &["scrub"], &["rebuild"], &["check"]] {
+        let (status, said) = alone.job(words);
+        assert!(status.success(), "{words:?}: {said}");
+        tells_no_secret(words[0], &said);
+    }
+    // Also where the volumes refuse it.
+    write(&dir.join("htpasswd"), "me:{PLAIN}another\n");
+    let (status, said) = alone.job(&["rebuild"]);
+    assert!(!status.success() && said.contains("401"), "{said}");
+    tells_no_secret("the refusal", &said);
+}
+
+#[test]
+fn jobs_tell_no_secret_that_is_in_the_environment() {
+    jobs_keep_secrets(|_, builder| builder.env("MKV_USERPASS", "me:s3cret").env("MKV_ADMIN_TOKEN", "t0ken"));
+}
+
+#[test]
+fn jobs_tell_no_secret_that_is_in_a_file() {
+    jobs_keep_secrets(|dir, builder| {
+        write(&dir.join("userpass"), "me:s3cret\n");
+        write(&dir.join("token"), "t0ken\n");
+        let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
+        builder.flag("userpass-file", path("userpass")).flag("admin-token-file", path("token"))
+    });
 }

@@ -9,7 +9,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::harness::{
-    Administered, Cluster, Master, TempDir, addresses, eventually, lines_of, send, volumes, wait_for,
+    Administered, Cluster, Master, TempDir, addresses, connections, eventually, lines_of, send, volumes,
+    wait_for,
 };
 
 /// Blobs of a cluster; at [`SLOW`] they take much longer than any test waits.
@@ -29,6 +30,18 @@ fn stopped_cluster() -> Cluster {
 fn end_of(job: &mut Child, log: &Path) -> (Option<i32>, String) {
     let status = wait_for("the job ends", || job.try_wait().expect("it is our child"));
     (status.code(), fs::read_to_string(log).expect("it was created"))
+}
+
+/// Whether it has begun to ask volumes.
+fn is_at_work(job: &Child, cluster: &Cluster) -> bool {
+    cluster.volumes.iter().any(|volume| connections(job.id(), &volume.addr()) > 0)
+}
+
+/// The file is never seen half written.
+fn tell_rate(file: &Path, rate: &str) {
+    let new = file.with_extension("new");
+    fs::write(&new, rate).expect("the test's directory is writable");
+    fs::rename(new, file).expect("it was written");
 }
 
 #[test]
@@ -51,14 +64,22 @@ fn every_job_on_a_stopped_servers_index_follows_the_file_with_its_rate() {
             assert!(cluster.master.job(words).0.success());
             continue;
         }
-        fs::write(&rate, SLOW).unwrap();
+        tell_rate(&rate, SLOW);
         let paced = [words, &["--rate-file", rate.to_str().expect("a plain name")]].concat();
         let mut job = cluster.master.begin_logged_job(&paced, &log);
-        std::thread::sleep(Duration::from_secs(1));
+        let told = |line: &str| {
+            eventually(line, || fs::read_to_string(&log).unwrap().contains(line));
+        };
+        eventually("it is at work", || is_at_work(&job, &cluster));
+        // It looks into the file ten times a second, so a job that doesn't keep to its rate is over before it has seen all of these.
+        for other in ["0.4", "0.3", "0.2", "0.1", SLOW] {
+            tell_rate(&rate, other);
+            told(&format!("the rate is {other} from now on"));
+        }
+        tell_rate(&rate, "at once");
+        told("is no rate");
         assert_eq!(job.try_wait().expect("it is our child"), None, "{words:?} doesn't keep to its rate");
-        fs::write(&rate, "at once").unwrap();
-        eventually("the fault is told", || fs::read_to_string(&log).unwrap().contains("is no rate"));
-        fs::write(&rate, "unlimited\n").unwrap();
+        tell_rate(&rate, "unlimited\n");
         let (code, said) = end_of(&mut job, &log);
         assert!(code == Some(0) && said.contains("the rate is unlimited from now on"), "{words:?}: {said}");
         assert_eq!(said.matches("is no rate").count(), 1, "{said}");
@@ -113,6 +134,10 @@ fn a_signal_ends_every_job_in_order_and_none_says_that_it_has_done_everything() 
     let (out, log) = (dir.join("out"), dir.join("log"));
     let export = ["export", "/", out.to_str().expect("a plain name")];
     let leaving = cluster.volumes[0].addr();
+    let copied = || {
+        let entries = fs::read_dir(&out).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.path().is_file()).count()
+    };
     for (words, signal) in [
         (&["rebuild"][..], Signal::SIGTERM),
         (&export, Signal::SIGINT),
@@ -124,7 +149,10 @@ fn a_signal_ends_every_job_in_order_and_none_says_that_it_has_done_everything() 
         (&["rebalance"], Signal::SIGTERM),
     ] {
         let mut job = cluster.master.begin_logged_job(&[words, &["--rate", "2"]].concat(), &log);
-        std::thread::sleep(Duration::from_secs(1));
+        eventually("it is at work", || match words[0] {
+            "export" => copied() > 0,
+            _ => is_at_work(&job, &cluster),
+        });
         send(job.id(), signal);
         let (code, said) = end_of(&mut job, &log);
         assert!(code == Some(1) && said.contains("stopped"), "{words:?}: {code:?} {said}");
@@ -136,17 +164,17 @@ fn a_signal_ends_every_job_in_order_and_none_says_that_it_has_done_everything() 
     let siblings = fs::read_dir(cluster.master.db().parent().unwrap()).unwrap().flatten();
     let left: Vec<_> = siblings.map(|entry| entry.file_name()).filter(|name| name != "log").collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().contains("new")), "{left:?}");
-    let copied = fs::read_dir(&out).unwrap().flatten().filter(|entry| entry.path().is_file()).count();
+    let copied = copied();
     assert!((1..KEYS).contains(&copied), "{copied}");
     let (status, said) = cluster.master.job(&export);
-    assert!(status.success() && said.contains(&format!("{} were there already", copied)), "{said}");
+    assert!(status.success() && said.contains(&format!("{copied} were there already")), "{said}");
     // Whoever can't wait for volumes that hang asks a second time.
     cluster.volumes.iter().for_each(|volume| volume.pause());
     let mut job = cluster.master.begin_logged_job(&["rebuild"], &log);
-    eventually("it has begun", || fs::read_to_string(format!("/proc/{}/wchan", job.id())).is_ok());
-    std::thread::sleep(Duration::from_millis(300));
+    eventually("it waits for a volume", || is_at_work(&job, &cluster));
     send(job.id(), Signal::SIGINT);
-    std::thread::sleep(Duration::from_millis(300));
+    let is_told = || fs::read_to_string(&log).unwrap().contains("a second signal doesn't wait for that");
+    eventually("the signal is heeded", is_told);
     assert_eq!(job.try_wait().expect("it is our child"), None, "the first signal waits");
     send(job.id(), Signal::SIGINT);
     assert_eq!(end_of(&mut job, &log).0, Some(1));
@@ -161,7 +189,7 @@ fn a_servers_jobs_are_shown_slowed_down_and_stopped_by_their_number() {
     (0..KEYS).for_each(|number| master.put(&format!("/k{number}"), b"content"));
     let dir = TempDir::new();
     let (rate, log) = (dir.join("rate"), dir.join("log"));
-    fs::write(&rate, SLOW).unwrap();
+    tell_rate(&rate, SLOW);
     let words = ["scrub", "--rate-file", rate.to_str().expect("a plain name")];
     let mut job = master.begin_logged_job(&words, &log);
     let jobs = || master.json("GET", "/api/jobs", "").as_array().unwrap().clone();
@@ -176,7 +204,7 @@ fn a_servers_jobs_are_shown_slowed_down_and_stopped_by_their_number() {
     assert!(slowed.contains("scrub") && slowed.contains("(rate 0.25,100MB)"), "{slowed}");
     assert_eq!(jobs()[0]["rate"], "0.25,100MB");
     // Whoever began it can change it too.
-    fs::write(&rate, "0.125").unwrap();
+    tell_rate(&rate, "0.125");
     eventually("the file is followed", || jobs()[0]["rate"] == "0.125");
     let stopped: Value = serde_json::from_str(&said(&["stop", &id, "--json"])).expect("it is JSON");
     assert!(["stopping", "stopped"].iter().any(|state| stopped[0]["state"] == *state), "{stopped}");

@@ -1,20 +1,29 @@
 //! The index thrown away and made anew from the volumes: exact, or not at all.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use nix::sys::signal::Signal;
 
 use minikeyvalue::model::{File, Key, Record, path_of};
 
 use crate::harness::{
-    Cluster, GoCluster, Master, Mounts, TcpStub, TempDir, Volume, addresses, entries_of, eventually,
-    lines_of, numbered, volumes,
+    Administered, Cluster, GoCluster, Master, Mounts, Random, TcpStub, TempDir, Volume, addresses,
+    connections, entries_of, eventually, lines_of, numbered, placer, send, stop, volumes, wait_for,
 };
+
+/// Keys of each kind, where there are many kinds.
+const EACH: usize = 200;
+
+/// Enough that writes share the index's syncs, and a machine's cores are busy.
+const CLIENTS: usize = 8;
 
 /// The index is moved away, so that only the volumes can tell.
 fn lose_index(master: &Master) {
@@ -32,9 +41,19 @@ fn rebuild(master: &Master, words: &[&str]) -> String {
 
 #[track_caller]
 fn same(before: &[String], after: &[String]) {
-    let missing: Vec<&String> = before.iter().filter(|line| !after.contains(line)).collect();
-    let added: Vec<&String> = after.iter().filter(|line| !before.contains(line)).collect();
+    let [before, after] = [before, after].map(|lines| lines.iter().collect::<BTreeSet<_>>());
+    let missing: Vec<_> = before.difference(&after).collect();
+    let added: Vec<_> = after.difference(&before).collect();
     assert!(missing.is_empty() && added.is_empty(), "missing {missing:#?}\nadded {added:#?}");
+}
+
+/// Does `work` for all keys, several at the same time.
+fn for_all(keys: &[String], work: impl Fn(&str) + Sync) {
+    std::thread::scope(|scope| {
+        for part in keys.chunks(keys.len().div_ceil(CLIENTS)) {
+            scope.spawn(|| part.iter().for_each(|key| work(key)));
+        }
+    });
 }
 
 /// Keys that are awkward in one way or another, percent-encoded.
@@ -56,69 +75,131 @@ fn awkward() -> Vec<String> {
     keys
 }
 
+/// `EACH` keys of each kind whose names are awkward in one way or another.
+fn many_awkward() -> Vec<String> {
+    let hex = |number: usize| format!("%{:02x}%{:02x}", number % 256, 255 - number % 256);
+    let of = |number: usize| {
+        [
+            format!("/%D0%BF%D1%80%D0%B8%D0%B2%D0%B5%D1%82/%E6%97%A5%E6%9C%AC/{number}"),
+            format!("/%3F{}/a%3Fb{number}", "%3F".repeat(number % 40)),
+            // The base64 of three such bytes is `////` here.
+            format!("/ab%FF%FF%FF{number}"),
+            format!("/{number}/{}", "x".repeat(100 + 9 * number)),
+            format!("/%00{}%ff%fe{number}", hex(number)),
+        ]
+    };
+    (0..EACH).flat_map(of).collect()
+}
+
 #[test]
 fn every_entry_comes_back_byte_for_byte() {
-    let mut cluster = Cluster::of(4, |master| master);
-    let call = |cluster: &Cluster, method: &str, path: &str, body: &[u8], expected: u16| {
-        let response = cluster.master.call(method, path, body);
+    let mut volumes = volumes(4);
+    let mut master = Administered::start(Master::builder(&addresses(&volumes)));
+    let call = |master: &Master, method: &str, path: &str, body: &[u8], expected: u16| {
+        let response = master.call(method, path, body);
         assert_eq!(response.status, expected, "{method} {path}: {}", response.text());
     };
-    (0..2000)
-        .for_each(|number| cluster.master.put(&format!("/plain/{number}"), format!("{number}").as_bytes()));
-    for (number, key) in awkward().iter().enumerate() {
-        cluster.master.put(key, key.as_bytes());
-        match number % 4 {
-            0 => call(&cluster, "UNLINK", key, b"", 204),
-            1 => call(&cluster, "REPLACE", key, b"another", 204),
-            _ => {}
-        }
+    let numbered = |kind: &str| numbered(kind, EACH).collect::<Vec<String>>();
+    for_all(&[many_awkward(), awkward(), numbered("plain"), numbered("noted")].concat(), |key| {
+        master.put(key, key.as_bytes());
+    });
+    for (kind, calls) in [
+        ("unlinked", &[("UNLINK", "", 204)][..]),
+        ("relinked", &[("UNLINK", "", 204), ("RELINK", "", 204)]),
+        ("again", &[("UNLINK", "", 204), ("PUT", "over a tombstone", 201)]),
+        ("deleted", &[("DELETE", "", 204)]),
+        ("back", &[("DELETE", "", 204), ("PUT", "second", 201)]),
+        ("replaced", &[("REPLACE", "second", 204)]),
+        ("twice", &[("REPLACE", "second", 204), ("REPLACE", "third", 204), ("UNLINK", "", 204)]),
+    ] {
+        for_all(&numbered(kind), |key| {
+            master.put(key, b"first");
+            calls
+                .iter()
+                .for_each(|(method, body, status)| call(&master, method, key, body.as_bytes(), *status));
+        });
     }
-    for number in 0..20 {
-        let key = |kind: &str| format!("/{kind}/{number}");
-        for kind in ["unlinked", "relinked", "again", "deleted", "back", "twice"] {
-            cluster.master.put(&key(kind), b"first");
-        }
-        call(&cluster, "UNLINK", &key("unlinked"), b"", 204);
-        call(&cluster, "UNLINK", &key("relinked"), b"", 204);
-        call(&cluster, "RELINK", &key("relinked"), b"", 204);
-        call(&cluster, "UNLINK", &key("again"), b"", 204);
-        cluster.master.put(&key("again"), b"over a tombstone");
-        call(&cluster, "DELETE", &key("deleted"), b"", 204);
-        call(&cluster, "DELETE", &key("back"), b"", 204);
-        cluster.master.put(&key("back"), b"second");
-        call(&cluster, "REPLACE", &key("twice"), b"second", 204);
-        call(&cluster, "REPLACE", &key("twice"), b"third", 204);
-        call(&cluster, "UNLINK", &key("twice"), b"", 204);
-    }
-    cluster.volumes[3].stop();
-    (0..30).for_each(|number| cluster.master.put(&format!("/spilled/{number}"), b"elsewhere"));
-    cluster.volumes[3].start_again();
-    settle(&mut cluster);
+    for_all(&awkward(), |key| match key.len() % 4 {
+        0 => call(&master, "UNLINK", key, b"", 204),
+        1 => call(&master, "REPLACE", key, b"another", 204),
+        _ => {}
+    });
+    let places = placer(&volumes, 3);
+    let away = volumes[3].addr();
+    let belongs_there =
+        |key: &String| places.placement(key.as_bytes()).iter().any(|place| place.volume().as_str() == away);
+    let spilled = (0..).map(|number| format!("/spilled/{number}")).filter(belongs_there);
+    volumes[3].stop();
+    for_all(&spilled.take(EACH).collect::<Vec<String>>(), |key| master.put(key, b"elsewhere"));
+    volumes[3].start_again();
+    eventually("nothing is pending", || master.json("GET", "/api/status", "")["unsettled"] == 0);
+    assert!(master.master.stop().success());
+    let written = records_of(&master);
+    let is_noted = |(key, _): &&(Key, Record)| key.as_bytes().starts_with(b"/noted/");
+    written.iter().filter(is_noted).for_each(|(key, record)| note_metadata(&volumes, key, record));
 
+    let is_spilled = |(key, record): &&(Key, Record)| record.replicas != places.placement(key.as_bytes());
+    let has_slashes = |(key, _): &&(Key, Record)| STANDARD.encode(key.as_bytes()).contains("//");
+    assert!(written.iter().filter(is_spilled).count() >= EACH);
+    assert!(written.iter().filter(has_slashes).count() >= EACH);
+    let before = lines_of(master.db());
+    // Five kinds of names, two that were put alone, six with a history (deleted ones have no entry), those that were spilled.
+    assert!(before.len() > 14 * EACH, "{}", before.len());
+    lose_index(&master);
+    rebuild(&master, &[]);
+    same(&before, &lines_of(master.db()));
+    master.master.start_again();
+    assert_eq!(master.fetch("/plain/7"), (200, b"/plain/7".to_vec()));
+    assert_eq!(master.fetch("/again/7"), (200, b"over a tombstone".to_vec()));
+    assert_eq!(master.fetch("/deleted/7").0, 404);
+}
+
+#[test]
+fn an_index_that_is_there_is_kept_unless_it_is_to_be_discarded() {
+    let mut cluster = Cluster::start();
+    numbered("k", 20).for_each(|key| cluster.master.put(&key, b"x"));
+    assert!(cluster.master.stop().success());
     let before = lines_of(cluster.master.db());
-    assert!(before.len() > 2100, "{}", before.len());
-    lose_index(&cluster.master);
-    rebuild(&cluster.master, &[]);
-    same(&before, &lines_of(cluster.master.db()));
-
-    // Over an index that is there, which is kept unless it is to be discarded.
     let said = rebuild(&cluster.master, &[]);
     assert!(said.contains("the old index is kept as"), "{said}");
-    assert_eq!(siblings(cluster.master.db(), ".old-").len(), 1);
+    let kept = siblings(cluster.master.db(), ".old-");
+    assert_eq!(kept.len(), 1);
+    same(&before, &lines_of(&kept[0]));
+    same(&before, &lines_of(cluster.master.db()));
     rebuild(&cluster.master, &["--discard-old", "-q"]);
-    assert_eq!(siblings(cluster.master.db(), ".old-").len(), 1);
+    assert_eq!(siblings(cluster.master.db(), ".old-"), kept);
     same(&before, &lines_of(cluster.master.db()));
 
     // Without reading, only the MD5s of plain blobs are missing.
-    lose_index(&cluster.master);
-    fs::rename(&siblings(cluster.master.db(), ".old-")[0], cluster.master.own_dir().join("aside")).unwrap();
-    rebuild(&cluster.master, &["--no-checksum"]);
-    let without: Vec<String> = lines_of(cluster.master.db()).iter().map(|line| without_md5(line)).collect();
-    same(&before.iter().map(|line| without_md5(line)).collect::<Vec<_>>(), &without);
-    cluster.master.start_again();
-    assert_eq!(cluster.master.fetch("/plain/7"), (200, b"7".to_vec()));
-    assert_eq!(cluster.master.fetch("/again/7"), (200, b"over a tombstone".to_vec()));
-    assert_eq!(cluster.master.fetch("/deleted/7").0, 404);
+    rebuild(&cluster.master, &["--no-checksum", "--discard-old"]);
+    let without: Vec<String> = before.iter().map(|line| without_md5(line)).collect();
+    same(&without, &lines_of(cluster.master.db()));
+}
+
+/// The entries of keys.
+fn records_of(master: &Master) -> Vec<(Key, Record)> {
+    let entries = entries_of(master.db()).into_iter().filter(|(key, _)| key.starts_with(b"/"));
+    entries.map(|(key, value)| (Key::new(key).unwrap(), Record::parse(&value).unwrap())).collect()
+}
+
+/// Writes what a program that keeps metadata may have written beside all replicas of a key.
+fn note_metadata(volumes: &[Volume], key: &Key, record: &Record) {
+    for replica in &record.replicas {
+        let volume = volumes.iter().find(|volume| volume.addr() == replica.volume().as_str()).unwrap();
+        let folder = replica.as_str().strip_prefix(&volume.addr()).unwrap().trim_start_matches('/');
+        let path = volume.dir().join(folder).join(path_of(key, File::Sidecar).trim_start_matches('/'));
+        let mut sidecar = match fs::read(&path) {
+            Ok(json) => serde_json::from_slice::<serde_json::Value>(&json).unwrap(),
+            Err(_) => serde_json::json!({ "state": "live", "state_time": 1_000_000 }),
+        };
+        sidecar["content_type"] = "text/plain".into();
+        sidecar["metadata"] = metadata();
+        fs::write(path, sidecar.to_string()).unwrap();
+    }
+}
+
+fn metadata() -> serde_json::Value {
+    serde_json::json!({ "colour": "grün" })
 }
 
 /// What a program that keeps metadata may have written beside blobs: the index knows nothing of it, and a rebuild and a
@@ -137,26 +218,8 @@ fn metadata_beside_blobs_and_a_smaller_cluster_change_no_entry() {
         }
     }
     settle(&mut cluster);
-    let metadata = serde_json::json!({ "colour": "grün" });
-    let mut noted = Vec::new();
-    for (key, value) in entries_of(cluster.master.db()).into_iter().filter(|(key, _)| key.starts_with(b"/")) {
-        let (key, record) = (Key::new(key).unwrap(), Record::parse(&value).unwrap());
-        for replica in &record.replicas {
-            let volume =
-                cluster.volumes.iter().find(|volume| volume.addr() == replica.volume().as_str()).unwrap();
-            let folder =
-                replica.as_str().strip_prefix(&volume.addr()).unwrap().trim_start_matches('/').to_owned();
-            let path = volume.dir().join(folder).join(path_of(&key, File::Sidecar).trim_start_matches('/'));
-            let mut sidecar = match fs::read(&path) {
-                Ok(json) => serde_json::from_slice::<serde_json::Value>(&json).unwrap(),
-                Err(_) => serde_json::json!({ "state": "live", "state_time": 1_000_000 }),
-            };
-            sidecar["content_type"] = "text/plain".into();
-            sidecar["metadata"] = metadata.clone();
-            fs::write(path, sidecar.to_string()).unwrap();
-        }
-        noted.push(key);
-    }
+    let noted = records_of(&cluster.master);
+    noted.iter().for_each(|(key, record)| note_metadata(&cluster.volumes, key, record));
     let before = lines_of(cluster.master.db());
     let over = |count: usize| {
         let master = Master::builder(&addresses(&cluster.volumes[..count])).flag("grace", "1s");
@@ -181,7 +244,7 @@ fn metadata_beside_blobs_and_a_smaller_cluster_change_no_entry() {
     });
     let kept = sidecars.filter(|path| {
         let sidecar: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-        sidecar["metadata"] == metadata && sidecar["content_type"] == "text/plain"
+        sidecar["metadata"] == metadata() && sidecar["content_type"] == "text/plain"
     });
     assert_eq!(kept.count(), 3 * noted.len());
 }
@@ -752,12 +815,17 @@ fn a_volume_that_comes_back_in_the_middle_with_old_files_revives_nothing() {
         let words = [&["rebuild", "--rate", "20"], &missing[..if is_left_out { 2 } else { 0 }]].concat();
         let log = cluster.master.own_dir().join("rebuild");
         let mut job = cluster.master.begin_logged_job(&words, &log);
-        // Forty keys take two seconds.
-        std::thread::sleep(Duration::from_millis(700));
+        // When it looks whose the volumes are it has one connection to each, and then some for each thread.
+        let is_reading = || connections(job.id(), &cluster.volumes[1].addr()) > 1;
+        eventually("it reads the volumes", is_reading);
+        // So that however long the volume takes to come back, the job only finds its connections closed.
+        stop(job.id());
         if !is_left_out {
             cluster.volumes[0].kill9();
         }
         cluster.volumes[0].start_again();
+        assert_eq!(job.try_wait().expect("it is our child"), None, "it is in the middle");
+        send(job.id(), Signal::SIGCONT);
         let status = job.wait().expect("it is our child");
         let said = fs::read_to_string(&log).expect("it was created");
         assert!(status.success(), "left out: {is_left_out}: {said}");
@@ -891,6 +959,35 @@ fn serve(mut stream: TcpStream, answer: &str) {
     let _ = stream.write_all(if is_id { none } else { answer }.as_bytes());
 }
 
+/// When a rebuild is killed.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    /// At any time between its begin and its end.
+    Any,
+    /// When what was written is being made durable, shortly before the exchange.
+    Completing,
+    /// As soon as the index that was in use is no longer in its place.
+    Exchanging,
+}
+
+/// Waits for a moment of a rebuild that takes about `whole`, or for its end.
+fn wait_for_moment(job: &mut Child, moment: Moment, db: &Path, whole: Duration, random: &mut Random) {
+    let began_tables = || {
+        let files =
+            siblings(db, ".new-").into_iter().flat_map(|copy| fs::read_dir(copy).into_iter().flatten());
+        files.flatten().any(|file| file.path().extension().is_some_and(|end| end == "ldb"))
+    };
+    let mut is_over = || job.try_wait().expect("it is our child").is_some();
+    match moment {
+        Moment::Any => std::thread::sleep(whole * random.below(1000) as u32 / 1000),
+        Moment::Completing => {
+            while !began_tables() && !is_over() {}
+            std::thread::sleep(Duration::from_micros(random.below(5000)));
+        }
+        Moment::Exchanging => while siblings(db, ".old-").is_empty() && !is_over() {},
+    }
+}
+
 #[test]
 fn killed_at_any_moment_it_can_be_run_again_and_a_server_is_not_misled() {
     let mut cluster = Cluster::start();
@@ -901,12 +998,11 @@ fn killed_at_any_moment_it_can_be_run_again_and_a_server_is_not_misled() {
     let begun = Instant::now();
     rebuild(&cluster.master, &[]);
     let whole = begun.elapsed();
-    let mut cut_off = 0;
-    for round in 0..30 {
+    let (mut random, mut cut_off) = (Random::new(1), 0);
+    for _ in 0..12 {
         lose_index(&cluster.master);
         let mut job = cluster.master.begin_job(&["rebuild", "-q"]);
-        // Spread over the whole run, at other moments in each process.
-        std::thread::sleep(whole * ((round * 7919 + std::process::id()) % 1000) / 1000);
+        wait_for_moment(&mut job, Moment::Any, cluster.master.db(), whole, &mut random);
         let _ = job.kill();
         cut_off += u32::from(!job.wait().expect("it is our child").success());
         if !siblings(cluster.master.db(), ".new-").is_empty() && !cluster.master.db().exists() {
@@ -914,10 +1010,103 @@ fn killed_at_any_moment_it_can_be_run_again_and_a_server_is_not_misled() {
             assert!(!status.success() && said.contains("doesn't exist"), "{said}");
         }
     }
-    assert!(cut_off > 10, "{cut_off} of 30");
+    assert!(cut_off > 4, "{cut_off} of 12");
     rebuild(&cluster.master, &[]);
     same(&before, &lines_of(cluster.master.db()));
     assert!(siblings(cluster.master.db(), ".new-").is_empty());
+}
+
+/// The old one has a key of which the volumes know nothing, so it can be told from the new one.
+#[test]
+fn killed_at_any_moment_there_is_the_old_index_or_the_new_one_and_the_old_one_is_kept() {
+    let mut cluster = Cluster::start();
+    (0..60).for_each(|number| cluster.master.put(&format!("/k{number}"), format!("{number}").as_bytes()));
+    let files = cluster.files();
+    cluster.master.put("/in-the-old-one", b"x");
+    assert!(cluster.master.stop().success());
+    for volume in &cluster.volumes {
+        let path = |name: &String| format!("{}/{name}", volume.addr());
+        for name in volume.files().iter().filter(|name| *name != "=cluster" && !files.contains(&path(name))) {
+            fs::remove_file(volume.dir().join(name)).expect("it is there");
+        }
+    }
+    let (db, saved) = (cluster.master.db().to_owned(), cluster.master.own_dir().join("saved"));
+    let old = lines_of(&db);
+    copy_index(&db, &saved);
+    let begun = Instant::now();
+    rebuild(&cluster.master, &[]);
+    let whole = begun.elapsed();
+    let new = lines_of(&db);
+    let of_the_old = |line: &&String| !line.starts_with("/in-the-old-one = ");
+    assert!(old.len() == new.len() + 1 && old.iter().filter(of_the_old).eq(&new));
+    let remove = |infix| siblings(&db, infix).into_iter().for_each(|dir| fs::remove_dir_all(dir).unwrap());
+    let mut random = Random::new(2);
+    let (mut cut_off, mut were_old, mut were_new, mut were_between) = (0, 0, 0, 0);
+    let moments = [Moment::Any, Moment::Completing, Moment::Exchanging];
+    for (round, moment) in moments.into_iter().cycle().take(18).enumerate() {
+        remove(".old-");
+        fs::remove_dir_all(&db).expect("it was rebuilt");
+        copy_index(&saved, &db);
+        let mut job = cluster.master.begin_job(&["rebuild", "-q"]);
+        wait_for_moment(&mut job, moment, &db, whole, &mut random);
+        let _ = job.kill();
+        cut_off += u32::from(!job.wait().expect("it is our child").success());
+        let kept = siblings(&db, ".old-");
+        were_between += u32::from(!db.exists());
+        // Whoever opens it finishes an exchange that was cut off, and so does the next rebuild.
+        if db.exists() || round % 2 == 0 {
+            let found = lines_of(&db);
+            assert!(found == old || found == new, "{moment:?}, round {round}: {found:#?}");
+            were_old += u32::from(found == old);
+            were_new += u32::from(found == new);
+            assert_eq!(kept.len(), usize::from(found == new), "{moment:?}, round {round}");
+        }
+        rebuild(&cluster.master, &["-q"]);
+        assert_eq!(lines_of(&db), new, "{moment:?}, round {round}");
+        assert!(siblings(&db, ".new-").is_empty());
+        assert_eq!(siblings(&db, ".old-").len(), kept.len() + 1, "{moment:?}, round {round}");
+        let first = siblings(&db, ".old-").into_iter().min().expect("it was just counted");
+        assert_eq!(lines_of(&first), old, "{moment:?}, round {round}");
+    }
+    println!("{cut_off} of 18 killed; {were_old} old, {were_new} new, {were_between} in the exchange");
+    assert!(cut_off > 9, "{cut_off} of 18");
+    assert!(
+        were_old > 0 && were_new + were_between > 0,
+        "{were_old} old, {were_new} new, {were_between} between"
+    );
+    cluster.master.start_again();
+    for number in 0..60 {
+        assert_eq!(cluster.master.fetch(&format!("/k{number}")), (200, format!("{number}").into_bytes()));
+    }
+}
+
+fn copy_index(from: &Path, to: &Path) {
+    fs::create_dir(to).expect("it isn't there");
+    for file in fs::read_dir(from).expect("it is there").flatten() {
+        fs::copy(file.path(), to.join(file.file_name())).expect("an index is a folder of files");
+    }
+}
+
+/// Or what was complete would be thrown away by a rebuild that then can't read a volume.
+#[test]
+fn an_exchange_that_was_cut_off_is_finished_before_anything_is_made_anew() {
+    let mut cluster = Cluster::start();
+    (0..20).for_each(|number| cluster.master.put(&format!("/k{number}"), b"x"));
+    assert!(cluster.master.stop().success());
+    let db = cluster.master.db().to_owned();
+    let before = lines_of(&db);
+    let beside = |end: &str| PathBuf::from(format!("{}{end}", db.display()));
+    copy_index(&db, &beside(".new-7"));
+    fs::rename(&db, beside(".old-7")).expect("nobody has it open");
+    cluster.volumes[0].stop();
+    let (status, said) = cluster.master.job(&["rebuild"]);
+    assert!(status.code() == Some(1) && said.contains("nothing was changed"), "{said}");
+    assert!(db.exists() && siblings(&db, ".new-").is_empty(), "{said}");
+    same(&before, &lines_of(&db));
+    cluster.volumes[0].start_again();
+    rebuild(&cluster.master, &[]);
+    same(&before, &lines_of(&db));
+    assert_eq!(siblings(&db, ".old-").len(), 2);
 }
 
 #[test]
@@ -935,4 +1124,40 @@ fn an_index_in_use_and_a_directory_of_something_else_are_refused() {
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("which is no part of an index") && dir.join("photo").exists(), "{said}");
     assert_eq!(cluster.master.fetch("/k"), (200, b"x".to_vec()));
+}
+
+/// Nobody's volume has to be there to know that it can't be done.
+#[test]
+fn an_index_in_use_is_told_before_any_volume_is_asked() {
+    let volumes = volumes(3);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    master.put("/k", b"x");
+    // Hangs as long as anybody waits for it.
+    let hanging = TcpStub::silent();
+    let all = format!("{},{}", addresses(&volumes), hanging.addr());
+    let there = Master::builder(&all).flag("voltimeout", "1m").db(master.db()).build();
+    let leaving = volumes[0].addr();
+    for words in [
+        &["rebuild"][..],
+        &["rebalance"],
+        &["rebalance", "--dry-run"],
+        &["scrub"],
+        &["repair"],
+        &["drain", &leaving],
+        &["undrain", &leaving],
+        &["volume-mode", &leaving, "down"],
+        &["forget", &leaving],
+        &["verify-index"],
+    ] {
+        let log = there.own_dir().join("log");
+        let mut job = there.begin_logged_job(words, &log);
+        let status = wait_for("the job ends", || job.try_wait().expect("it is our child"));
+        let said = fs::read_to_string(&log).expect("it was created");
+        assert_eq!(status.code(), Some(1), "{words:?}: {said}");
+        let told: Vec<&str> = said.lines().filter(|line| line.starts_with("mkv: ")).collect();
+        assert!(told.len() == 1 && told[0].contains("is in use by another process"), "{words:?}: {said}");
+    }
+    assert_eq!(hanging.accepted(), 0);
+    assert!(siblings(master.db(), ".new-").is_empty());
+    assert_eq!(master.fetch("/k"), (200, b"x".to_vec()));
 }

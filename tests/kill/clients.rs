@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::harness::Random;
 use crate::harness::{eventually, try_http};
-use crate::random::Random;
 
 const KEYS_OF_A_CLIENT: u64 = 6;
 

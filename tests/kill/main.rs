@@ -13,8 +13,7 @@ mod harness;
 mod random;
 
 use clients::{Client, Kills};
-use harness::{Cluster, eventually};
-use random::Random;
+use harness::{Cluster, Random, eventually};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 

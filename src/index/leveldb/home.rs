@@ -99,9 +99,13 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// Claims `dir` and makes an empty directory beside it. What interrupted attempts left is removed.
-    pub(super) fn claim(dir: &Path) -> Result<Self, TableError> {
+    /// Claims `dir` and makes an empty directory beside it. What interrupted attempts left is removed, unless it was complete: then
+    /// it is the index in use.
+    pub(super) fn claim(dir: &Path, guard: &Guard) -> Result<Self, TableError> {
         let dir = absolute(dir)?;
+        if !dir.exists() {
+            finish_exchange(&dir, guard)?;
+        }
         let in_use = match dir.exists() {
             true => {
                 check_is_index(&dir)?;
@@ -197,20 +201,27 @@ fn copy_names(dir: &Path) -> (PathBuf, PathBuf) {
     (sibling(dir, &format!(".new-{time}")), sibling(dir, &format!(".old-{time}")))
 }
 
-fn make_or_recover(dir: &Path, guard: &Guard) -> Result<(), TableError> {
-    let copies = siblings(dir, ".new-")?;
+/// Finishes an exchange that was cut off between its renames; whether there was one.
+fn finish_exchange(dir: &Path, guard: &Guard) -> Result<bool, TableError> {
     let olds = siblings(dir, ".old-")?;
-    let old_of = |copy: &&PathBuf| {
+    let old_of = |copy: &PathBuf| {
         let name = copy.file_name().unwrap_or_default().to_string_lossy();
         let parts = name.rsplit_once(".new-");
         parts.is_some_and(|(name, time)| olds.contains(&copy.with_file_name(format!("{name}.old-{time}"))))
     };
-    if let Some(copy) = copies.iter().find(old_of) {
-        let _lock = lock(copy)?;
-        log::info!("finishing an interrupted exchange: {copy:?} becomes {dir:?}");
-        let renamed = guard.rename(copy, dir);
-        return renamed.map_err(|err| guard.stop_for(format!("finish the exchange of {dir:?}: {err}")));
+    let Some(copy) = siblings(dir, ".new-")?.into_iter().find(old_of) else { return Ok(false) };
+    let _lock = lock(&copy)?;
+    log::info!("finishing an interrupted exchange: {copy:?} becomes {dir:?}");
+    let renamed = guard.rename(&copy, dir);
+    renamed.map_err(|err| guard.stop_for(format!("finish the exchange of {dir:?}: {err}")))?;
+    Ok(true)
+}
+
+fn make_or_recover(dir: &Path, guard: &Guard) -> Result<(), TableError> {
+    if finish_exchange(dir, guard)? {
+        return Ok(());
     }
+    let (copies, olds) = (siblings(dir, ".new-")?, siblings(dir, ".old-")?);
     if let Some(found) = copies.first().or(olds.first()) {
         let reason = format!(
             "it doesn't exist, but {found:?} does: an .old- is the index as it was before it was copied, rename it \

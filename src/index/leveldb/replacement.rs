@@ -24,7 +24,7 @@ pub struct Replacement {
 impl Replacement {
     /// Begins an empty index that is to take the place of the one in `dir`, or to be there if there is none.
     pub fn begin(dir: &Path, options: Options) -> Result<Replacement, TableError> {
-        let site = Site::claim(dir)?;
+        let site = Site::claim(dir, &Guard::new(SyncMode::Always, None))?;
         // Nothing of it counts before the end, where all of it is made durable.
         let guard = Guard::new(SyncMode::Never, None);
         let db = open_engine(site.copy(), &options, &guard, true)?;

@@ -107,44 +107,16 @@ struct Shared<'a> {
 pub fn run(request: &RebuildRequest, control: &Control) -> Result<Rebuilt, RebuildError> {
     let health = Arc::new(Health::new(&request.volumes));
     let shared = Shared { request, control, health, next: AtomicUsize::new(0), slot: AtomicU32::new(0) };
-    let progress = &control.progress;
-    progress.begin("looking at the volumes", 0);
-    let (cluster, trees) = actix_rt::System::new().block_on(shared.look())?;
-    let folders = by_folder(&trees);
-    progress.begin("reading the volumes", folders.len() as u64);
     let (sender, receiver) = mpsc::channel(BATCHES_WAITING);
     std::thread::scope(|scope| {
-        let (opened, open) = std::sync::mpsc::sync_channel(1);
-        let write = move || write(request, cluster, receiver, opened);
+        let (begun, beginning) = std::sync::mpsc::sync_channel(1);
+        let write = move || write(request, receiver, begun);
         let writer = std::thread::Builder::new().name("index".into()).spawn_scoped(scope, write)?;
-        // Before the long walk: an index that is in use ends the job at once. A writer that ended says why below.
-        let _ = open.recv();
-        let threads = std::thread::available_parallelism().map_or(2, usize::from);
-        let (shared, folders) = (&shared, &folders);
-        let walkers: Vec<_> = (0..threads)
-            .map(|_| {
-                let sender = sender.clone();
-                scope.spawn(move || {
-                    let walked = actix_rt::System::new().block_on(shared.walk(folders, &sender));
-                    if walked.is_err() {
-                        shared.control.stop.store(true, Ordering::Relaxed);
-                    }
-                    walked
-                })
-            })
-            .collect();
-        let walked = walkers.into_iter().map(|walker| walker.join().expect("a walker does not panic"));
-        let walked: Vec<Result<(), RebuildError>> = walked.collect();
-        let failure =
-            walked.into_iter().filter_map(Result::err).min_by_key(|err| matches!(err, RebuildError::Stopped));
-        if failure.is_none() {
-            progress.begin("completing the index", 0);
-            let _ = sender.blocking_send(Batch::Complete);
-        }
-        drop(sender);
+        // Before any volume is asked: an index that is in use ends the job at once. A writer that ended says why below.
+        let filled = beginning.recv().map_err(|_| RebuildError::Stopped).and_then(|()| shared.fill(sender));
         let written = writer.join().expect("the writer does not panic");
-        match (failure, written) {
-            (Some(err), Ok(_)) => Err(err),
+        match (filled, written) {
+            (Err(err), Ok(_)) => Err(err),
             (_, written) => Ok(Rebuilt { old: written? }),
         }
     })
@@ -160,16 +132,12 @@ enum Batch {
 /// Writes what comes, and puts the new index in place at the end. Its own end closes the channel, which ends the walkers.
 fn write(
     request: &RebuildRequest,
-    cluster: Option<String>,
     mut receiver: mpsc::Receiver<Batch>,
-    opened: std::sync::mpsc::SyncSender<()>,
+    begun: std::sync::mpsc::SyncSender<()>,
 ) -> Result<Option<PathBuf>, table::TableError> {
     let options = leveldb::Options { write_buffer_bytes: WRITE_BUFFER_BYTES, ..leveldb::Options::default() };
     let mut index = Replacement::begin(&request.db, options)?;
-    let _ = opened.send(());
-    if let Some(cluster) = cluster {
-        index.write(&founding_entries(&cluster))?;
-    }
+    let _ = begun.send(());
     while let Some(batch) = receiver.blocking_recv() {
         match batch {
             Batch::Records(changes) => index.write(&changes)?,
@@ -185,6 +153,39 @@ impl Shared<'_> {
         let volumes = VolumeClient::new(self.request.timeouts, Arc::clone(&self.health));
         let userpass = Credentials::new(self.request.userpass.as_deref());
         Walker::new(volumes.with_credentials(userpass), &self.control.progress)
+    }
+
+    /// Reads the volumes with all cores, and tells the writer what is to be in the index.
+    fn fill(&self, sender: mpsc::Sender<Batch>) -> Result<(), RebuildError> {
+        let progress = &self.control.progress;
+        progress.begin("looking at the volumes", 0);
+        let (cluster, trees) = actix_rt::System::new().block_on(self.look())?;
+        // Should the writer have ended, it tells why.
+        let tell = |batch| sender.blocking_send(batch).map_err(|_| RebuildError::Stopped);
+        if let Some(cluster) = cluster {
+            tell(Batch::Records(founding_entries(&cluster).into()))?;
+        }
+        let folders = by_folder(&trees);
+        progress.begin("reading the volumes", folders.len() as u64);
+        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        let walk = || {
+            let walked = actix_rt::System::new().block_on(self.walk(&folders, &sender));
+            if walked.is_err() {
+                self.control.stop.store(true, Ordering::Relaxed);
+            }
+            walked
+        };
+        let walked: Vec<Result<(), RebuildError>> = std::thread::scope(|scope| {
+            let walkers: Vec<_> = (0..threads).map(|_| scope.spawn(walk)).collect();
+            walkers.into_iter().map(|walker| walker.join().expect("a walker does not panic")).collect()
+        });
+        // Who was only stopped by another's failure says nothing new.
+        let failures = walked.into_iter().filter_map(Result::err);
+        if let Some(err) = failures.min_by_key(|err| matches!(err, RebuildError::Stopped)) {
+            return Err(err);
+        }
+        progress.begin("completing the index", 0);
+        tell(Batch::Complete)
     }
 
     /// Which cluster the volumes belong to, and the trees of all of them.

@@ -22,6 +22,7 @@ const GRACE: &str = "1s";
 pub struct MasterBuilder {
     volumes: String,
     flags: Vec<String>,
+    env: Vec<(String, String)>,
     dir: Option<PathBuf>,
     prefix: Vec<String>,
 }
@@ -32,6 +33,7 @@ pub struct Master {
     own: TempDir,
     db: PathBuf,
     prefix: Vec<String>,
+    env: Vec<(String, String)>,
     words: Vec<String>,
     port: PortLease,
     child: Option<Child>,
@@ -41,6 +43,12 @@ impl MasterBuilder {
     /// Adds a flag and its value, as on the command line. A later one replaces the harness's own default.
     pub fn flag(mut self, name: &str, value: impl Into<String>) -> Self {
         self.flags.push(format!("--{name}={}", value.into()));
+        self
+    }
+
+    /// Sets an environment variable, of the server and of its jobs.
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.push((name.into(), value.into()));
         self
     }
 
@@ -87,14 +95,20 @@ impl MasterBuilder {
         let port = PortLease::new();
         words.extend((!has("port")).then(|| format!("--port={}", port.port())));
         words.extend(self.flags);
-        Master { own, db, prefix: self.prefix, words, port, child: None }
+        Master { own, db, prefix: self.prefix, env: self.env, words, port, child: None }
     }
 }
 
 impl Master {
     /// A server over `volumes` (as in `--volumes`), with short timeouts.
     pub fn builder(volumes: &str) -> MasterBuilder {
-        MasterBuilder { volumes: volumes.into(), flags: Vec::new(), dir: None, prefix: Vec::new() }
+        MasterBuilder {
+            volumes: volumes.into(),
+            flags: Vec::new(),
+            env: Vec::new(),
+            dir: None,
+            prefix: Vec::new(),
+        }
     }
 
     /// `127.0.0.1:PORT`. The same after every restart.
@@ -251,7 +265,7 @@ impl Master {
         let program = env!("CARGO_BIN_EXE_mkv").to_owned();
         let mut all = self.prefix.iter().chain([&program]).chain(&self.words);
         let mut command = Command::new(all.next().expect("at least the program"));
-        command.args(all).args(words);
+        command.args(all).args(words).envs(self.env.iter().cloned());
         command
     }
 
