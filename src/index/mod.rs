@@ -284,11 +284,13 @@ pub fn copy_mark() -> table::Entry {
     (own_entries::UNNOTED_KEY.into(), b"1".to_vec())
 }
 
-/// The entry of an intent that waits, for those who make an index anew. `None` when half of all slots are taken: writes
-/// need some too, and what is left out is found by a scrub.
+/// Intents that an index may have when it is made anew: half of all, because writes need some too.
+pub const MAX_WAITING_ENTRIES: u32 = slots::MAX_SLOTS as u32 / 2;
+
+/// The entry of an intent that waits, for those who make an index anew; `None` from [`MAX_WAITING_ENTRIES`] on.
 pub fn waiting_entry(slot: u32, intent: &Intent) -> Option<table::Change> {
     let put = || table::Change::Put { key: slots::slot_key(slot), value: intent.to_value() };
-    (slot < slots::MAX_SLOTS as u32 / 2).then(put)
+    (slot < MAX_WAITING_ENTRIES).then(put)
 }
 
 /// Each of `kinds` at each of `replicas`.

@@ -6,7 +6,7 @@
 pub(super) mod decide;
 
 use crate::index::leveldb::{self, Replacement};
-use crate::index::{files_of_record, founding_entries, table, waiting_entry};
+use crate::index::{MAX_WAITING_ENTRIES, files_of_record, founding_entries, table, waiting_entry};
 use crate::maintenance::walk::{Tree, Walker, by_folder};
 use crate::maintenance::{Control, Finding, Kind};
 use crate::model::{Intent, Key, Md5, Placer, Record, Replica, State, Volume, path_of};
@@ -184,8 +184,21 @@ impl Shared<'_> {
         if let Some(err) = failures.min_by_key(|err| matches!(err, RebuildError::Stopped)) {
             return Err(err);
         }
+        self.report_left_out();
         progress.begin("completing the index", 0);
         tell(Batch::Complete)
+    }
+
+    /// What is stored under a key whose tombstones nobody waits for would be hidden by them at the next rebuild.
+    fn report_left_out(&self) {
+        let left_out = self.slot.load(Ordering::Relaxed).saturating_sub(MAX_WAITING_ENTRIES);
+        if left_out > 0 {
+            let what = format_args!(
+                "what is to be removed of {left_out} keys has no room in the index; have mkv repair --delete-orphans --force \
+                 remove it before they are used again"
+            );
+            self.control.progress.problem(None, None, what);
+        }
     }
 
     /// Which cluster the volumes belong to, and the trees of all of them.
@@ -429,4 +442,46 @@ impl Shared<'_> {
 
 fn entry(key: &Key, record: &Record) -> table::Change {
     table::Change::Put { key: key.as_bytes().to_vec(), value: record.to_value() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{File, Sidecar, SidecarState};
+    use std::time::Duration;
+
+    #[test]
+    fn removals_for_which_there_is_no_room_are_told() {
+        let volume: Volume = "a:1".parse().unwrap();
+        let request = RebuildRequest {
+            db: PathBuf::new(),
+            placer: Placer::new(vec![volume.clone()], 1, 1),
+            volumes: vec![volume.clone()],
+            checksum: false,
+            discard_old: false,
+            adopt: false,
+            timeouts: Timeouts::for_jobs(Duration::from_secs(1)),
+            userpass: None,
+        };
+        let control = Control::default();
+        let shared = Shared {
+            request: &request,
+            control: &control,
+            health: Arc::new(Health::new(&[])),
+            next: AtomicUsize::new(0),
+            slot: AtomicU32::new(MAX_WAITING_ENTRIES - 1),
+        };
+        let gone = br#"{"state":"deleted","state_time":1}"#;
+        let sighting = Sighting {
+            blobs: vec![Seen { replica: volume.root(), file: File::Blob(None), size: 1 }],
+            sidecars: vec![Sidecar::parse(gone).unwrap()],
+            noted_at: vec![volume.root()],
+        };
+        assert_eq!(sighting.sidecars[0].state, SidecarState::Deleted);
+        for (has_room, problems) in [(true, 0), (false, 1)] {
+            let entry = shared.intent(Key::new(*b"/a").unwrap(), &sighting, None);
+            shared.report_left_out();
+            assert_eq!((entry.is_some(), control.progress.problems()), (has_room, problems));
+        }
+    }
 }
