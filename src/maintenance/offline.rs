@@ -103,9 +103,12 @@ pub(super) struct Opened {
 
 /// An index that was made by opening one would be taken for the cluster's from then on.
 pub(super) fn must_exist(db: &Path) -> Result<(), TableError> {
-    match db.is_dir() {
+    match leveldb::is_there(db) {
         true => Ok(()),
-        false => Err(TableError::Refused { dir: db.to_owned(), reason: "it doesn't exist".to_owned() }),
+        false => {
+            let reason = "it doesn't exist or is empty".to_owned();
+            Err(TableError::Refused { dir: db.to_owned(), reason })
+        }
     }
 }
 

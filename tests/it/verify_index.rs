@@ -70,6 +70,28 @@ fn no_job_makes_an_index_where_there_is_none() {
         assert!(status.code() == Some(1) && said.contains("it doesn't exist"), "{words:?}: {said}");
         assert!(!elsewhere.db().exists() && !elsewhere.state_file().exists(), "{words:?}");
     }
+    fs::create_dir(elsewhere.db()).unwrap();
+    let (status, said) = elsewhere.job(&["verify-index"]);
+    assert!(status.code() == Some(1) && said.contains("or is empty"), "{said}");
+    assert_eq!(fs::read_dir(elsewhere.db()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_job_finishes_an_exchange_that_was_cut_off() {
+    let mut cluster = Cluster::start();
+    cluster.master.put("/a", b"some content");
+    assert!(cluster.master.stop().success());
+    let beside = |suffix: &str| {
+        let mut name = cluster.master.db().as_os_str().to_owned();
+        name.push(suffix);
+        std::path::PathBuf::from(name)
+    };
+    // As a rebuild leaves it that was killed between its two renames.
+    fs::rename(cluster.master.db(), beside(".new-1")).unwrap();
+    fs::create_dir(beside(".old-1")).unwrap();
+    let (status, said) = cluster.master.job(&["scrub"]);
+    assert!(status.success() && said.contains("1 keys"), "{said}");
+    assert!(cluster.master.db().exists() && !beside(".new-1").exists());
 }
 
 fn write(master: &Master, changes: Vec<Change>) {

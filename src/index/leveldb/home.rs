@@ -17,6 +17,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Behind the name of a copy: what it is read from.
 const CLONE_SUFFIX: &str = "-source";
 
+/// Whether opening the index in `dir` finds something there, be it an exchange that was cut off, and makes no empty one.
+pub fn is_there(dir: &Path) -> bool {
+    let has_files = |dir: &Path| file_names(dir).is_ok_and(|names| !names.is_empty());
+    let was_exchanged = |dir: &Path| siblings(dir, ".new-").is_ok_and(|copies| !copies.is_empty());
+    has_files(dir) || std::path::absolute(dir).is_ok_and(|dir| !dir.exists() && was_exchanged(&dir))
+}
+
 /// An index directory that nobody else can open.
 pub(super) struct Home {
     dir: PathBuf,

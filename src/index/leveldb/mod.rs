@@ -42,6 +42,7 @@ mod sstable;
 #[cfg(test)]
 mod tests;
 
+pub use home::is_there;
 pub use options::{CopyProgress, Options, SyncMode};
 pub use replacement::Replacement;
 
