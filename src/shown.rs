@@ -44,12 +44,12 @@ impl Shown {
         }
     }
 
-    /// Shows how it was in the end.
+    /// Shows how it was in the end; nothing of a job that could not begin.
     pub fn end(self, status: &Status) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        if !self.is_quiet {
+        if !self.is_quiet && !status.phase.is_empty() {
             eprintln!("{}: {}", self.name, line(status));
         }
     }
