@@ -13,7 +13,7 @@ use crate::harness::{
     placer, volumes, wait_for,
 };
 use minikeyvalue::api::admin::ROUTES;
-use minikeyvalue::model::{Key, Record};
+use minikeyvalue::model::{File, Key, Record, path_of};
 
 const FAST: &str = r#"{"rate":"unlimited"}"#;
 
@@ -294,6 +294,47 @@ fn a_running_server_repairs_while_clients_use_the_same_keys() {
     clients.check(&master);
     check_plain(&master, 200);
     assert_eq!(master.job("scrub", FAST)["state"], "done");
+}
+
+/// Clients are let in between two steps of a repair, which then has to wait for its turn again.
+#[test]
+fn a_repair_waits_for_a_key_that_a_client_is_writing() {
+    let volumes = volumes(4);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    let paths: Vec<String> = (0..16).map(|number| format!("/{number}")).collect();
+    for path in &paths {
+        master.put(path, path.as_bytes());
+        // A copy that the record doesn't name, as it may be the last one.
+        let key = Key::new(path.as_bytes()).expect("a key");
+        let place = placer(&volumes, 4).placement(key.as_bytes()).pop().expect("the fourth");
+        let volume =
+            volumes.iter().find(|volume| place.volume().as_str() == volume.addr()).expect("it is one");
+        let folder =
+            place.as_str().strip_prefix(&volume.addr()).expect("it is below").trim_start_matches('/');
+        let file = volume.dir().join(folder).join(path_of(&key, File::Blob(None)).trim_start_matches('/'));
+        fs::create_dir_all(file.parent().expect("a folder")).expect("it is made");
+        fs::write(file, path).expect("it is written");
+    }
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
+        for paths in paths.chunks(2) {
+            let (master, stop) = (&master, &stop);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    for path in paths {
+                        assert_eq!(master.call("UNLINK", path, b"").status, 204, "{path}");
+                        assert_eq!(master.call("RELINK", path, b"").status, 204, "{path}");
+                    }
+                }
+            });
+        }
+        for _ in 0..3 {
+            let repair = master.job("repair", r#"{"quick":true,"rate":"unlimited"}"#);
+            let kinds = &repair["status"]["kinds"];
+            assert!(kinds["orphan"].as_u64() > Some(0) && kinds["other"].is_null(), "{repair}");
+        }
+    });
 }
 
 #[test]
