@@ -186,13 +186,14 @@ impl<T: Table> Actor<T> {
                 slots.into_iter().for_each(|slot| self.slots.postpone(slot, until_us));
             }
             Message::Unsettled { reply } => drop(reply.send(self.slots.unsettled())),
+            Message::HeldSince { reply } => drop(reply.send(self.slots.held_since_us())),
             Message::KeyCounts { reply } => {
                 let _ = reply.send(self.census.get_or_insert_with(Census::new).counts());
             }
             Message::List { request, reply } => {
                 let page = match request.listing {
                     Listing::Live | Listing::Unlinked => pages::list(&mut self.table, &request)?,
-                    Listing::Writing | Listing::Held => Ok(pages::held(&self.slots, &request)),
+                    Listing::Writing => Ok(pages::writing(&self.slots, &request)),
                 };
                 drop(reply.send(page));
             }

@@ -49,8 +49,6 @@ pub enum Listing {
     Unlinked,
     /// Those that a client is writing or removing at this moment, whether they have a record or not.
     Writing,
-    /// Those that anybody holds at this moment, a client or a job.
-    Held,
 }
 
 /// What to list.
@@ -158,6 +156,10 @@ pub(super) enum Message {
     },
     Unsettled {
         reply: Reply<usize>,
+    },
+    /// The times of all reservations that there are.
+    HeldSince {
+        reply: Reply<Vec<u64>>,
     },
     /// How many keys there are. The first one has them counted.
     KeyCounts {

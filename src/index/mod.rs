@@ -210,6 +210,11 @@ impl Index {
         self.ask(|reply| Message::Unsettled { reply }).await
     }
 
+    /// Which reservations there are at this moment: the [time](Reservation::time_us) of each, or of the write that it settles.
+    pub async fn held_since_us(&self) -> Result<Vec<u64>, IndexError> {
+        self.ask(|reply| Message::HeldSince { reply }).await
+    }
+
     /// How many keys there are. `None` until they are counted, which the first call begins: an index of a million takes
     /// about a second, behind everything else that is asked.
     pub async fn key_counts(&self) -> Result<Option<KeyCounts>, IndexError> {

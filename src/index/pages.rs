@@ -57,11 +57,10 @@ pub(super) fn list(
     Ok(Ok(page))
 }
 
-/// A page of the keys that are held.
-pub(super) fn held(slots: &Slots, request: &PageRequest) -> Page {
+/// A page of the keys that clients hold.
+pub(super) fn writing(slots: &Slots, request: &PageRequest) -> Page {
     let asked = (request.from.clone(), Bound::Unbounded);
-    let is_wanted = |key: &&Key| request.listing == Listing::Held || !slots.is_claimed(key);
-    let held = slots.held_keys().filter(is_wanted).map(|key| key.as_bytes().to_vec());
+    let held = slots.held_keys().filter(|key| !slots.is_claimed(key)).map(|key| key.as_bytes().to_vec());
     let mut keys: Vec<Vec<u8>> =
         held.filter(|key| key.starts_with(&request.prefix) && asked.contains(key)).collect();
     keys.sort_unstable();

@@ -114,6 +114,12 @@ impl Slots {
         self.held.keys()
     }
 
+    /// When each key that is held was reserved, µs since 1970, in no order; for one that is held to settle an earlier
+    /// write, that write's time. No two writes have the same.
+    pub(super) fn held_since_us(&self) -> Vec<u64> {
+        self.held.values().filter_map(|slot| self.intents.get(slot)).map(|intent| intent.time_us).collect()
+    }
+
     /// Stores a new intent in the lowest free slot and holds its key. `None` when all are taken.
     pub(super) fn hold_new(&mut self, intent: Intent) -> Option<u32> {
         let slot = match self.free.pop_first() {

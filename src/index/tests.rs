@@ -3,7 +3,7 @@
 use super::table::{self, Change, Entry, Table, TableError};
 use super::*;
 use crate::model::{Generation, State};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -393,6 +393,22 @@ async fn a_move_names_what_it_writes_and_writers_wait_for_it() {
     assert_eq!(writer.previous().map(|record| record.to_string()).as_deref(), Some("b:1,c:1"));
     assert!(matches!(index.reserve(&key("/k"), Verb::Move(Vec::new())).await, Err(IndexError::Busy { .. })));
     assert_eq!(listed(&index, Listing::Writing).await, ["/k"]);
+}
+
+/// Who waits for the writers of now must not wait for those who come after them.
+#[actix_rt::test]
+async fn one_writer_after_another_is_told_from_one_that_goes_on() {
+    let index = start(&MemoryTable::default()).sender().handle();
+    let first = index.reserve(&key("/busy"), Verb::Put(places(&["a:1"]))).await.unwrap();
+    let other = index.reserve(&key("/slow"), Verb::Put(places(&["a:1"]))).await.unwrap();
+    let held = async || index.held_since_us().await.unwrap().into_iter().collect::<BTreeSet<u64>>();
+    let before = held().await;
+    assert_eq!(before, BTreeSet::from([first.time_us(), other.time_us()]));
+    first.release(Ending::default()).await.unwrap();
+    let next = index.reserve(&key("/busy"), Verb::Put(places(&["a:1"]))).await.unwrap();
+    let now = held().await;
+    assert_eq!(now, BTreeSet::from([next.time_us(), other.time_us()]));
+    assert_eq!(before.intersection(&now).collect::<Vec<_>>(), [&other.time_us()]);
 }
 
 async fn listed(index: &Index, listing: Listing) -> Vec<String> {

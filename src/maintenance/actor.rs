@@ -135,7 +135,7 @@ struct Actor {
     jobs: BTreeMap<u64, Entry>,
     last_id: u64,
     is_ending: bool,
-    /// A scrub of the server's own that somebody has stopped is not begun again before, µs since 1970.
+    /// A scrub of the server's own that somebody has stopped, or that has failed, is not begun again before, µs since 1970.
     scrub_rests_until_us: u64,
     /// Who waits for all jobs to end.
     waiting: Vec<oneshot::Sender<()>>,
@@ -180,7 +180,7 @@ impl Actor {
                     entry.control.stop.store(true, Ordering::Relaxed);
                     if matches!(entry.task, Task::Scrub { scheduled: true, .. }) {
                         let every = self.schedule.scrub_every.unwrap_or_default();
-                        self.scrub_rests_until_us = now_us().saturating_add(every.as_micros() as u64);
+                        rest(&mut self.scrub_rests_until_us, now_us(), every);
                     }
                 }
                 let _ = reply.send(entry.map(|entry| entry.job(id)));
@@ -254,8 +254,7 @@ impl Actor {
             Some(error) => {
                 error!("job {id} ({}) failed: {error}", entry.task.name());
                 if matches!(entry.task, Task::Scrub { scheduled: true, .. }) {
-                    self.scrub_rests_until_us =
-                        now_us().saturating_add(FAILED_SCRUB_RESTS.as_micros() as u64);
+                    rest(&mut self.scrub_rests_until_us, now_us(), FAILED_SCRUB_RESTS);
                 }
             }
             None => info!("job {id} ({}) ended, {} problems are left", entry.task.name(), status.problems),
@@ -299,6 +298,12 @@ impl Actor {
             Err(err) => error!("the scrub that is due: {err}"),
         }
     }
+}
+
+/// Has a rest last at least `time` from `now_us` on, both times in µs since 1970. One that lasts longer stays as it is.
+fn rest(until_us: &mut u64, now_us: u64, time: Duration) {
+    let time_us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    *until_us = now_us.saturating_add(time_us).max(*until_us);
 }
 
 impl Entry {
@@ -369,4 +374,23 @@ async fn perform(
         control.pace.set(Rate { blobs: Some(blobs), ..DEFAULT_RATE });
     }
     scrub::run(parts, scrub, state, survey.keys, control).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrub_that_fails_leaves_a_longer_rest_as_it_is() {
+        let day = Duration::from_secs(24 * 60 * 60);
+        let mut until_us = 0;
+        rest(&mut until_us, 1_000_000, FAILED_SCRUB_RESTS);
+        assert_eq!(until_us, 3_601_000_000);
+        rest(&mut until_us, 2_000_000, day);
+        assert_eq!(until_us, 86_402_000_000);
+        rest(&mut until_us, 3_000_000, FAILED_SCRUB_RESTS);
+        assert_eq!(until_us, 86_402_000_000, "a person asked for it");
+        rest(&mut until_us, 4_000_000, Duration::MAX);
+        assert_eq!(until_us, u64::MAX);
+    }
 }

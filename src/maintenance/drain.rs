@@ -6,11 +6,10 @@ use super::offline::{self, MaintenanceError, OfflineRequest};
 use super::pages::Pages;
 use super::rebalance;
 use super::state::StateFile;
-use crate::index::{Index, IndexError, Listing, PageRequest};
+use crate::index::{Index, IndexError};
 use crate::model::{Replica, Volume, VolumeMode};
 use crate::store::StoreParts;
 use std::collections::BTreeSet;
-use std::ops::Bound;
 use std::time::Duration;
 
 /// Before it is looked for keys that were written meanwhile.
@@ -22,7 +21,9 @@ pub fn run(request: &OfflineRequest, volume: &Volume, control: &Control) -> Resu
         opened.state.set_mode(&opened.parts.placer, volume, VolumeMode::Drain)?;
         let _watching = opened.join().await?;
         rebalance::run_opened(&opened, control).await?;
-        Ok(report_left(&opened.parts.index.handle(), volume, control).await?)
+        let left = left_on(&opened.parts.index.handle(), volume, control).await?;
+        report_left(left, volume, control);
+        Ok(())
     })
 }
 
@@ -43,29 +44,30 @@ pub(super) async fn run_online(
     rebalance::run_online(parts, control).await?;
     // Some may have been on their way to it when its mode was set, and are in no record yet.
     wait_for_writes(&index, control).await?;
-    let mut left = left_on(&index, volume).await?;
+    let mut left = left_on(&index, volume, control).await?;
     while left > 0 && !control.is_stopped() {
         // What came of such writes. What doesn't get less is something else.
         control.wait(PAUSE).await;
         control.progress.forget_findings();
         rebalance::run_online(parts, control).await?;
-        let before = std::mem::replace(&mut left, left_on(&index, volume).await?);
+        let before = std::mem::replace(&mut left, left_on(&index, volume, control).await?);
         if left >= before {
             break;
         }
     }
-    Ok(report_left(&index, volume, control).await?)
+    report_left(left, volume, control);
+    Ok(())
 }
 
-/// Waits until every write and move that is under way now has ended.
+/// Waits until every write and move that is under way now has ended. Those that begin later know the volume's mode.
 async fn wait_for_writes(index: &Index, control: &Control) -> Result<(), IndexError> {
-    let mut begun_before = held_keys(index).await?;
+    let mut begun_before = BTreeSet::from_iter(index.held_since_us().await?);
     control.progress.begin("waiting for writes that began before", begun_before.len() as u64);
     while !begun_before.is_empty() && !control.is_stopped() {
         control.wait(PAUSE).await;
-        let held = held_keys(index).await?;
-        begun_before.retain(|key| {
-            held.contains(key) || {
+        let held = BTreeSet::from_iter(index.held_since_us().await?);
+        begun_before.retain(|time_us| {
+            held.contains(time_us) || {
                 control.progress.step();
                 false
             }
@@ -74,28 +76,19 @@ async fn wait_for_writes(index: &Index, control: &Control) -> Result<(), IndexEr
     Ok(())
 }
 
-async fn held_keys(index: &Index) -> Result<BTreeSet<Vec<u8>>, IndexError> {
-    let all = PageRequest {
-        prefix: b"/".to_vec(),
-        from: Bound::Unbounded,
-        limit: usize::MAX,
-        listing: Listing::Held,
-    };
-    Ok(index.list(all).await?.keys.into_iter().collect())
-}
-
 /// A volume that a record still names isn't empty.
-async fn report_left(index: &Index, volume: &Volume, control: &Control) -> Result<(), IndexError> {
-    control.progress.begin("looking whether it is empty", 0);
-    match left_on(index, volume).await? {
+fn report_left(left: u64, volume: &Volume, control: &Control) {
+    match left {
         0 => control.progress.note(format_args!("{volume} is in no record any more")),
-        left => control.progress.problem(None, None, format_args!("{volume}: {left} keys are still on it")),
+        left => {
+            control.progress.problem(None, Some(&volume.root()), format_args!("{left} keys are still on it"))
+        }
     }
-    Ok(())
 }
 
 /// How many keys have a replica on `volume`.
-async fn left_on(index: &Index, volume: &Volume) -> Result<u64, IndexError> {
+async fn left_on(index: &Index, volume: &Volume, control: &Control) -> Result<u64, IndexError> {
+    control.progress.begin("looking whether it is empty", 0);
     let mut pages = Pages::new(index);
     let mut left = 0;
     while let Some(records) = pages.next().await? {

@@ -4,15 +4,15 @@
 //! it held, the cluster gets a new id first, which all other volumes are given: the forgotten one is then another cluster's,
 //! and server, jobs and rebuild refuse it until it is empty.
 
+use super::Control;
+use super::control::STOPPED;
 use super::offline::{self, MaintenanceError, OfflineRequest};
 use super::pages::Pages;
 use super::state::StateFile;
-use super::{Control, Progress};
 use crate::index::{Index, IndexError};
 use crate::model::{Volume, VolumeMode};
 use crate::store::StoreParts;
 use crate::volume::{ClusterId, set_cluster};
-use actix_rt::time::sleep;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ pub fn run(request: &OfflineRequest, volume: &Volume, control: &Control) -> Resu
     })
 }
 
-/// As [`run`], also in a server that goes on serving. Can be run again at any time: cut off, it has fenced off the volume
-/// or not, and forgotten some removals or none.
+/// As [`run`], also in a server that goes on serving. Can be run again at any time: cut off or stopped, it has fenced off the
+/// volume or not, and forgotten some removals or none.
 pub(super) async fn forget(
     parts: &StoreParts,
     state: &StateFile,
@@ -42,27 +42,34 @@ pub(super) async fn forget(
     let stays = |other: &&Volume| *other != volume && placer.mode_of(other) != VolumeMode::Down;
     let others: BTreeSet<Volume> = placer.volumes().iter().filter(stays).cloned().collect();
     control.progress.begin("looking for keys that are still on it", 0);
-    none_is_only_elsewhere(&index, &others, &control.progress).await?;
+    none_is_only_elsewhere(&index, &others, control).await?;
     if let Some(away) = others.iter().find(|other| !parts.health.is_up(&other.root())) {
         return Err(MaintenanceError::Away(away.clone()));
     }
     control.progress.begin("telling the other volumes", others.len() as u64);
     rename(parts, &index, &others, control).await?;
-    state.forget(placer, volume)?;
-    control.progress.begin("forgetting what was to be removed from it", 0);
-    Ok(let_go(&index, volume, &control.progress).await?)
+    let mut files = 0;
+    if !control.is_stopped() {
+        state.forget(placer, volume)?;
+        control.progress.begin("forgetting what was to be removed from it", 0);
+        files = let_go(&index, volume, control).await?;
+    }
+    if control.is_stopped() {
+        control.progress.problem(None, None, STOPPED);
+    }
+    Ok(files)
 }
 
 /// Replicas on volumes that aren't told are lost, so no key must have only such.
 async fn none_is_only_elsewhere(
     index: &Index,
     others: &BTreeSet<Volume>,
-    progress: &Progress,
+    control: &Control,
 ) -> Result<(), MaintenanceError> {
     let mut pages = Pages::new(index);
     let (mut first, mut keys) = (None, 0);
-    while let Some(records) = pages.next().await? {
-        progress.add_keys(records.len() as u64);
+    while let Some(records) = pages.next().await?.filter(|_| !control.is_stopped()) {
+        control.progress.add_keys(records.len() as u64);
         for record in records.into_iter().filter_map(|(_, record)| record.ok()) {
             if !record.replicas.iter().any(|place| others.contains(&place.volume())) {
                 first = first.or(record.replicas.first().map(|place| place.volume()));
@@ -73,18 +80,24 @@ async fn none_is_only_elsewhere(
     first.map_or(Ok(()), |volume| Err(MaintenanceError::StillOn { volume, keys }))
 }
 
-/// Gives the cluster another id. Until all volumes have it, both are ours, also after a restart.
+/// Gives the cluster another id. Until all volumes have it, both are ours, also after a restart or a stop.
 async fn rename(
     parts: &StoreParts,
     index: &Index,
     others: &BTreeSet<Volume>,
     control: &Control,
 ) -> Result<(), MaintenanceError> {
+    if control.is_stopped() {
+        return Ok(());
+    }
     let parsed = |id: String| id.parse::<ClusterId>().expect("the index makes ids that are some");
     let (next, now) = (parsed(index.begin_rename().await?), index.cluster_id().await?);
     parts.health.rename_cluster(std::iter::once(next.clone()).chain(now.parse()).collect());
     let volumes = parts.volumes();
     for other in others {
+        if control.is_stopped() {
+            return Ok(());
+        }
         set_cluster(&volumes, other, &next).await.map_err(MaintenanceError::Untold)?;
         control.progress.step();
     }
@@ -94,21 +107,22 @@ async fn rename(
 }
 
 /// Forgets what waits to be removed from `volume`; how many files that was.
-async fn let_go(index: &Index, volume: &Volume, progress: &Progress) -> Result<u64, IndexError> {
+async fn let_go(index: &Index, volume: &Volume, control: &Control) -> Result<u64, IndexError> {
     let (mut files, mut is_held, mut from) = (0, false, Some(0));
-    loop {
+    while !control.is_stopped() {
         let Some(slot) = from else {
             if !is_held {
-                return Ok(files);
+                break;
             }
-            sleep(BUSY_PAUSE).await;
+            control.wait(BUSY_PAUSE).await;
             (is_held, from) = (false, Some(0));
             continue;
         };
         let forgotten = index.forget(volume, slot).await?;
         files += forgotten.files;
-        progress.add_keys(forgotten.files);
+        control.progress.add_keys(forgotten.files);
         is_held |= forgotten.is_held;
         from = forgotten.next;
     }
+    Ok(files)
 }

@@ -66,10 +66,10 @@ pub(super) async fn report_unsettled(store: &Store, control: &Control) -> Result
     let mut counts = BTreeMap::<Volume, u64>::new();
     each_waiting(store.index(), |placed| *counts.entry(placed.replica.volume()).or_default() += 1).await?;
     for (volume, count) in counts {
-        let what = format!("{volume}: {count} files are to be removed as soon as it answers");
+        let what = format!("{count} files are to be removed as soon as it answers");
         match store.placer().volumes().contains(&volume) {
-            true => control.progress.problem(None, None, what),
-            false => control.progress.note(what),
+            true => control.progress.problem(None, Some(&volume.root()), what),
+            false => control.progress.note(format_args!("{volume}: {what}")),
         }
     }
     Ok(())

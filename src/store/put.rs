@@ -7,7 +7,7 @@ use super::body::{Body, Sized};
 use super::hash::Hasher;
 use super::{BodyError, BodyLimits, Store, StoreError};
 use crate::index::{Ending, Reservation, Verb, files_at, files_of_record};
-use crate::model::{File, Key, Md5, PlacedFile, Record, Replica, State, path_of};
+use crate::model::{File, Key, Md5, PlacedFile, Record, Replica, State, VolumeMode, path_of};
 use crate::volume::{Content, CopyError, Outcome, VolumeError};
 use bytes::Bytes;
 use futures_util::Stream;
@@ -116,7 +116,20 @@ impl Store {
         }
     }
 
+    /// Chooses the places and reserves the key. Other places when one of them is to take no blobs any more by then: who sets
+    /// that waits only for those who have their reservations.
     async fn begin(&self, key: Key, replace: bool) -> Result<Write<'_>, StoreError> {
+        loop {
+            let write = self.reserve(key.clone(), replace).await?;
+            let is_alive = |place: &Replica| self.placer.mode(place) == VolumeMode::Alive;
+            if write.good.iter().chain(write.spares.as_slice()).all(is_alive) {
+                return Ok(write);
+            }
+            write.reservation.release(Ending::default()).await?;
+        }
+    }
+
+    async fn reserve(&self, key: Key, replace: bool) -> Result<Write<'_>, StoreError> {
         let needed = self.placer.replicas();
         let mut places = self.placer.ranked(key.as_bytes());
         let home = places.iter().filter(|place| self.placer.mode(place).keeps_blobs()).take(needed);

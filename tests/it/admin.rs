@@ -13,7 +13,7 @@ use crate::harness::{
     placer, volumes, wait_for,
 };
 use minikeyvalue::api::admin::ROUTES;
-use minikeyvalue::model::{Key, Record};
+use minikeyvalue::model::{File, Key, Record, path_of};
 
 const FAST: &str = r#"{"rate":"unlimited"}"#;
 
@@ -296,6 +296,47 @@ fn a_running_server_repairs_while_clients_use_the_same_keys() {
     assert_eq!(master.job("scrub", FAST)["state"], "done");
 }
 
+/// Clients are let in between two steps of a repair, which then has to wait for its turn again.
+#[test]
+fn a_repair_waits_for_a_key_that_a_client_is_writing() {
+    let volumes = volumes(4);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    let paths: Vec<String> = (0..16).map(|number| format!("/{number}")).collect();
+    for path in &paths {
+        master.put(path, path.as_bytes());
+        // A copy that the record doesn't name, as it may be the last one.
+        let key = Key::new(path.as_bytes()).expect("a key");
+        let place = placer(&volumes, 4).placement(key.as_bytes()).pop().expect("the fourth");
+        let volume =
+            volumes.iter().find(|volume| place.volume().as_str() == volume.addr()).expect("it is one");
+        let folder =
+            place.as_str().strip_prefix(&volume.addr()).expect("it is below").trim_start_matches('/');
+        let file = volume.dir().join(folder).join(path_of(&key, File::Blob(None)).trim_start_matches('/'));
+        fs::create_dir_all(file.parent().expect("a folder")).expect("it is made");
+        fs::write(file, path).expect("it is written");
+    }
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
+        for paths in paths.chunks(2) {
+            let (master, stop) = (&master, &stop);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    for path in paths {
+                        assert_eq!(master.call("UNLINK", path, b"").status, 204, "{path}");
+                        assert_eq!(master.call("RELINK", path, b"").status, 204, "{path}");
+                    }
+                }
+            });
+        }
+        for _ in 0..3 {
+            let repair = master.job("repair", r#"{"quick":true,"rate":"unlimited"}"#);
+            let kinds = &repair["status"]["kinds"];
+            assert!(kinds["orphan"].as_u64() > Some(0) && kinds["other"].is_null(), "{repair}");
+        }
+    });
+}
+
 #[test]
 fn a_volume_is_drained_and_takes_blobs_again() {
     let volumes = volumes(4);
@@ -537,12 +578,44 @@ fn a_repair_that_is_killed_thirty_times_comes_to_its_end() {
     });
 }
 
+/// When a volume that went away in the middle of a job comes back.
+#[derive(Clone, Copy, PartialEq)]
+enum Back {
+    AfterTheJob,
+    DuringTheJob,
+    /// While a scrub or a repair looks up what lies on the volumes.
+    DuringItsWalk,
+}
+
+/// What a volume that is away misses, and comes back with: versions that are overwritten and keys that are deleted.
+fn change_meanwhile(master: &Master) {
+    for number in 0..20 {
+        let body = format!("another content of {number}").into_bytes();
+        assert_eq!(master.call("REPLACE", &format!("/{number}"), &body).status, 204, "/{number}");
+    }
+    for number in 60..70 {
+        assert!([204, 503].contains(&master.call("DELETE", &format!("/{number}"), b"").status), "/{number}");
+    }
+}
+
+#[track_caller]
+fn check_changed(master: &Master) {
+    for number in 0..70 {
+        let expected = match number {
+            0..20 => (200, format!("another content of {number}").into_bytes()),
+            20..60 => (200, format!("content of {number}").into_bytes()),
+            _ => (404, Vec::new()),
+        };
+        assert_eq!(master.fetch(&format!("/{number}")), expected, "/{number}");
+    }
+}
+
 /// Has each job run while a volume goes away and comes back with what it had: the job says what is left, and the next one
 /// has nothing left.
-fn disturbed(jobs: &[&str], away: fn(&mut Volume), back: fn(&mut Volume)) {
+fn disturbed(jobs: &[&str], when: Back, away: fn(&mut Volume), back: fn(&mut Volume)) {
     for name in jobs.iter().copied() {
         let mut volumes = volumes(5);
-        let (_before, master) = grown(&volumes, 60);
+        let (_before, master) = grown(&volumes, 70);
         if name != "rebalance" {
             assert_eq!(master.job("rebalance", FAST)["state"], "done");
         }
@@ -552,33 +625,50 @@ fn disturbed(jobs: &[&str], away: fn(&mut Volume), back: fn(&mut Volume)) {
         };
         let id =
             master.json("POST", &format!("/api/jobs/{name}"), &options.to_string())["id"].as_u64().unwrap();
-        std::thread::sleep(Duration::from_millis(500));
-        away(&mut volumes[4]);
-        // What it misses, and will come back with.
-        eventually("the volume is known to be down", || {
-            master.json("GET", "/api/status", "")["volumes_up"] == 4
-        });
-        for number in 0..20 {
-            let body = format!("content of {number}").into_bytes();
-            assert_eq!(master.call("REPLACE", &format!("/{number}"), &body).status, 204, "{name}");
+        let job = || master.json("GET", &format!("/api/jobs/{id}"), "");
+        let set_rate = |rate: &str| {
+            let rate = json!({ "rate": rate }).to_string();
+            master.json("PATCH", &format!("/api/jobs/{id}"), &rate);
+        };
+        let done = || job()["status"]["done"].as_u64().unwrap();
+        match when {
+            Back::DuringItsWalk => eventually("the job walks over the volumes", || {
+                job()["status"]["phase"] == "looking up what lies on the volumes" && done() >= 5
+            }),
+            _ => eventually("the job is in the middle", || done() >= 10),
         }
-        for number in 60..70 {
-            master.put(&format!("/{number}"), b"short-lived");
-            assert!([204, 503].contains(&master.call("DELETE", &format!("/{number}"), b"").status));
+        if when != Back::AfterTheJob {
+            // It goes on while the volume is away, and is not done before it is back.
+            set_rate("1");
+        }
+        away(&mut volumes[4]);
+        let is_up = |count: u64| master.json("GET", "/api/status", "")["volumes_up"] == count;
+        eventually("the volume is known to be down", || is_up(4));
+        change_meanwhile(&master);
+        if when != Back::AfterTheJob {
+            let before = done();
+            eventually("the job goes on meanwhile", || done() > before);
+            back(&mut volumes[4]);
+            eventually("the volume is used again", || is_up(5));
+            let running = job();
+            assert!(running["ended_us"].is_null(), "{name}: {running}");
+            set_rate("unlimited");
         }
         // What was asked of it when it went away is waited for: three times ten seconds at most.
-        let mut ended = master.json("GET", &format!("/api/jobs/{id}"), "");
+        let mut ended = job();
         for _ in 0..450 {
             if !ended["ended_us"].is_null() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(200));
-            ended = master.json("GET", &format!("/api/jobs/{id}"), "");
+            ended = job();
         }
         assert!(["left", "done"].contains(&ended["state"].as_str().unwrap()), "{name}: {ended}");
-        check_plain(&master, 60);
-        back(&mut volumes[4]);
-        eventually("the volume is used again", || master.json("GET", "/api/status", "")["volumes_up"] == 5);
+        check_changed(&master);
+        if when == Back::AfterTheJob {
+            back(&mut volumes[4]);
+            eventually("the volume is used again", || is_up(5));
+        }
         let fast = match name {
             "drain" => json!({ "volume": volumes[0].addr(), "rate": "unlimited" }).to_string(),
             _ => FAST.to_owned(),
@@ -587,7 +677,7 @@ fn disturbed(jobs: &[&str], away: fn(&mut Volume), back: fn(&mut Volume)) {
             eventually("nothing is left", || master.job(name, &fast)["state"] == "done");
         }
         eventually("what it missed is done", || master.json("GET", "/api/status", "")["unsettled"] == 0);
-        check_plain(&master, 60);
+        check_changed(&master);
         let repair = master.job("repair", FAST);
         assert_eq!(
             (&repair["state"], &repair["status"]["kinds"]["missing"]),
@@ -600,6 +690,7 @@ fn disturbed(jobs: &[&str], away: fn(&mut Volume), back: fn(&mut Volume)) {
             (&json!("done"), &json!(0)),
             "{name}: {scrub}"
         );
+        check_changed(&master);
     }
 }
 
@@ -607,24 +698,57 @@ fn die(volume: &mut Volume) {
     volume.kill9();
 }
 
+fn hang(volume: &mut Volume) {
+    volume.pause();
+}
+
+fn wake(volume: &mut Volume) {
+    volume.resume();
+}
+
 #[test]
 fn a_volume_dies_in_the_middle_of_a_rebalance_or_scrub_and_comes_back() {
-    disturbed(&["rebalance", "scrub"], die, Volume::start_again);
+    disturbed(&["rebalance", "scrub"], Back::AfterTheJob, die, Volume::start_again);
 }
 
 #[test]
 fn a_volume_dies_in_the_middle_of_a_repair_or_drain_and_comes_back() {
-    disturbed(&["repair", "drain"], die, Volume::start_again);
+    disturbed(&["repair", "drain"], Back::AfterTheJob, die, Volume::start_again);
 }
 
 #[test]
 fn a_volume_hangs_in_the_middle_of_a_rebalance_or_scrub_and_wakes() {
-    disturbed(&["rebalance", "scrub"], |volume| volume.pause(), |volume| volume.resume());
+    disturbed(&["rebalance", "scrub"], Back::AfterTheJob, hang, wake);
 }
 
 #[test]
 fn a_volume_hangs_in_the_middle_of_a_repair_or_drain_and_wakes() {
-    disturbed(&["repair", "drain"], |volume| volume.pause(), |volume| volume.resume());
+    disturbed(&["repair", "drain"], Back::AfterTheJob, hang, wake);
+}
+
+#[test]
+fn a_volume_comes_back_with_old_files_in_the_middle_of_a_rebalance_or_scrub() {
+    disturbed(&["rebalance", "scrub"], Back::DuringTheJob, die, Volume::start_again);
+}
+
+#[test]
+fn a_volume_comes_back_with_old_files_in_the_middle_of_a_repair_or_drain() {
+    disturbed(&["repair", "drain"], Back::DuringTheJob, die, Volume::start_again);
+}
+
+#[test]
+fn a_volume_wakes_with_old_files_in_the_middle_of_a_rebalance_or_scrub() {
+    disturbed(&["rebalance", "scrub"], Back::DuringTheJob, hang, wake);
+}
+
+#[test]
+fn a_volume_wakes_with_old_files_in_the_middle_of_a_repair_or_drain() {
+    disturbed(&["repair", "drain"], Back::DuringTheJob, hang, wake);
+}
+
+#[test]
+fn a_volume_comes_back_with_old_files_while_a_scrub_or_repair_looks_them_up() {
+    disturbed(&["scrub", "repair"], Back::DuringItsWalk, die, Volume::start_again);
 }
 
 /// Has a job run while a volume fills up: the job says what it could not do, nothing is lost, and with room again the next

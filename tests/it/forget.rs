@@ -1,6 +1,9 @@
 //! Volumes that are gone for good: nobody waits for them, and what they held is not revived when they come back.
 
 use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -228,4 +231,44 @@ fn forgetting_that_was_cut_off_is_finished_by_the_next_run() {
     let ids: Vec<String> =
         volumes.iter().map(|volume| fs::read_to_string(volume.dir().join("=cluster")).unwrap()).collect();
     assert!(ids[1] == ids[2] && ids[2] == ids[3] && ids[0] != ids[1], "{ids:?}");
+}
+
+/// A client that takes its time with what it writes to the volume that is gone must not keep anybody from stopping.
+#[test]
+fn forgetting_that_waits_for_a_client_can_be_stopped_and_run_again() {
+    let mut volumes = volumes(4);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    // Of these at least one goes to the volume that will be gone.
+    let slow: Vec<TcpStream> = (0..12)
+        .map(|number| {
+            let mut stream = TcpStream::connect(master.master.addr()).expect("the master listens");
+            let head = format!("PUT /slow/{number} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n");
+            stream.write_all(head.as_bytes()).expect("it is read");
+            stream.write_all(&[1; 200_000]).expect("it is read");
+            stream
+        })
+        .collect();
+    eventually("they are being written", || {
+        let said = String::from_utf8(master.call("GET", "/slow/?writing", b"").body).expect("JSON");
+        said.matches("/slow/").count() == slow.len()
+    });
+    volumes[0].kill9();
+    eventually("it is known to be down", || master.json("GET", "/api/status", "")["volumes_up"] == 3);
+    let gone = volumes[0].addr();
+    assert_eq!(master.json("PUT", &format!("/api/volumes/{gone}"), r#"{"mode":"down"}"#)["mode"], "down");
+    let forget = json!({ "volume": gone }).to_string();
+    let id = master.json("POST", "/api/jobs/forget", &forget)["id"].as_u64().expect("a number");
+    let job = || master.json("GET", &format!("/api/jobs/{id}"), "");
+    eventually("it waits", || job()["status"]["phase"] == "forgetting what was to be removed from it");
+    let stopping = Instant::now();
+    master.json("DELETE", &format!("/api/jobs/{id}"), "");
+    let ended = master.end_of(id);
+    assert!(stopping.elapsed() < Duration::from_secs(5), "{:?}", stopping.elapsed());
+    assert_eq!(ended["state"], "stopped", "{ended}");
+    let what = ended["status"]["findings"][0]["what"].as_str();
+    assert_eq!(what, Some("stopped before the end; run it again"), "{ended}");
+    drop(slow);
+    let again = master.job("forget", &forget);
+    assert_eq!(again["state"], "done", "{again}");
+    eventually("nothing waits", || master.json("GET", "/api/status", "")["unsettled"] == 0);
 }

@@ -326,7 +326,7 @@ impl Walk {
                 if take_back(scrub, store, key, &lost, repair).await? {
                     return Ok(());
                 }
-                store.index().reserve(key, Verb::Hold).await?
+                patiently(async || Ok(store.index().reserve(key, Verb::Hold).await?)).await?
             }
             _ => reservation,
         };
@@ -410,11 +410,12 @@ async fn take_back(
     lost: &[Replica],
     repair: RepairRequest,
 ) -> Result<bool, StoreError> {
-    let Some(replica) = store.adopt(key, lost).await? else { return Ok(false) };
+    let adopted = patiently(async || store.adopt(key, lost).await).await?;
+    let Some(replica) = adopted else { return Ok(false) };
     let what = "the last replica that is right was in no record";
     let finding = Finding::new(Kind::Orphan, Some(key), Some(&replica), what);
     scrub.report(Finding { mended: true, ..finding });
-    store.repair(key, repair.keep_old).await?;
+    patiently(async || store.repair(key, repair.keep_old).await).await?;
     Ok(true)
 }
 
