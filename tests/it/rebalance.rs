@@ -622,7 +622,12 @@ fn what_a_job_leaves_has_its_kind_and_its_volume() {
             |path: &String| name.ends_with(path.as_str()) || path.ends_with(name.trim_start_matches('/'));
         volume.dir().join(volume.files().into_iter().find(has_it).expect("it is there"))
     };
-    let (gone, damaged) = (away[0], away[1]);
+    let stays = |number: &&usize| {
+        let places = placer(&volumes, 3).placement(format!("/{number}").as_bytes());
+        places.iter().any(|place| place.volume().as_str() == volumes[0].addr())
+    };
+    let damaged = *away.iter().find(stays).expect("the first volume keeps some");
+    let gone = *away.iter().find(|number| **number != damaged).expect("there are more");
     volumes[..3].iter().for_each(|volume| std::fs::remove_file(file(gone, volume)).expect("it is there"));
     std::fs::write(file(damaged, &volumes[0]), b"of another size").expect("it can be written");
     let job = master.job("rebalance", r#"{"rate":"unlimited"}"#);
