@@ -207,13 +207,14 @@ pub fn forget(arguments: &Arguments, flags: &ForgetArguments) -> Result<(), JobE
     let request = offline(Config::new(arguments)?);
     let mut job = Job::new("forget", &flags.job, &PaceArguments::default())?;
     let files = job.done(|control| forget::run(&request, &flags.volume, control))?;
+    job.end()?;
     let volume = &flags.volume;
     if flags.job.json {
         say!("{}", json_line(&json!({ "volume": volume.as_str(), "files": files })));
     } else if !flags.job.quiet {
         say!("{files} files were to be removed from {volume} and are forgotten");
     }
-    job.end()
+    Ok(())
 }
 
 /// Runs `mkv undrain` and `mkv volume-mode`.

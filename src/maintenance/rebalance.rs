@@ -3,15 +3,15 @@
 //! Every key is looked at once and moved by [`Store::bring_home`] if it isn't home; what one key needs is decided there,
 //! under its lock. Here is what surrounds it: which keys, how many at once, how fast, and what is left in the end.
 
-use super::Control;
 use super::control::STOPPED;
 use super::offline::{self, MaintenanceError, OfflineRequest, Opened, Survey};
 use super::pages::{Cursor, Pages, beginning, next_page};
 use super::settle::{report_unsettled, settle_for_ever, settle_rest};
 use super::threads::{Effort, on_threads};
+use super::{Control, Finding, Kind};
 use crate::index::IndexError;
 use crate::model::{Key, Record, RecordError, Replica, Volume};
-use crate::store::{Moved, Store, StoreError, StoreParts};
+use crate::store::{Left, Moved, Store, StoreError, StoreParts, Trouble};
 use futures_util::future::{Either, select};
 use futures_util::stream::{self, StreamExt};
 use std::collections::BTreeMap;
@@ -130,7 +130,7 @@ struct Shared {
     control: Control,
     cursor: AsyncMutex<Cursor>,
     /// Keys in whose way is something that goes by itself, and what.
-    again: Mutex<Vec<(Key, String)>>,
+    again: Mutex<Vec<(Key, Vec<Finding>)>>,
 }
 
 impl Moves {
@@ -191,49 +191,47 @@ impl Moves {
             // It was removed meanwhile.
             Err(StoreError::Index(IndexError::NotFound { .. })) => Moved::default(),
             Err(StoreError::Index(err @ IndexError::Busy { .. })) => {
-                self.try_again(key, err.to_string());
+                let reason = finding_of(&key, &err.into());
+                self.try_again(key, vec![reason]);
                 return Ok(());
             }
             Err(StoreError::Index(err @ (IndexError::Stopped | IndexError::TooManyIntents))) => {
                 return Err(err);
             }
             Err(err) => {
-                control.progress.problem(Some(&key), None, err);
+                control.progress.report(finding_of(&key, &err));
                 Moved::default()
             }
         };
         control.add_bytes(moved.bytes);
+        let left: Vec<Finding> = moved.left.iter().map(|left| finding_of_left(&key, left)).collect();
         if moved.waits {
-            let reasons: Vec<String> = moved.left.iter().map(ToString::to_string).collect();
-            self.try_again(key, reasons.join("; "));
+            self.try_again(key, left);
             return Ok(());
         }
-        for left in moved.left {
-            control.progress.problem(Some(&key), left.place.as_ref(), left.reason);
-        }
+        left.into_iter().for_each(|left| control.progress.report(left));
         control.progress.add_keys(1);
         control.progress.step();
         Ok(())
     }
 
-    fn try_again(&self, key: Key, reason: String) {
+    fn try_again(&self, key: Key, reasons: Vec<Finding>) {
         let mut again = self.again();
         match again.len() < MAX_AGAIN {
-            true => again.push((key, reason)),
-            false => self.0.control.progress.problem(Some(&key), None, reason),
+            true => again.push((key, reasons)),
+            false => reasons.into_iter().for_each(|reason| self.0.control.progress.report(reason)),
         }
     }
 
-    fn again(&self) -> MutexGuard<'_, Vec<(Key, String)>> {
+    fn again(&self) -> MutexGuard<'_, Vec<(Key, Vec<Finding>)>> {
         self.0.again.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says what is left.
     fn end(&self) {
         let progress = &self.0.control.progress;
-        for (key, reason) in std::mem::take(&mut *self.again()) {
-            progress.problem(Some(&key), None, reason);
-        }
+        let left = std::mem::take(&mut *self.again());
+        left.into_iter().flat_map(|(_, reasons)| reasons).for_each(|reason| progress.report(reason));
         if self.0.control.is_stopped() {
             progress.problem(None, None, STOPPED);
         }
@@ -279,8 +277,29 @@ async fn preview_one(
     }
     control.progress.step();
     let preview = store.preview(&key, &record).await;
-    let preview = preview.map_err(|err| control.progress.problem(Some(&key), None, err)).ok()?;
+    let preview = preview.map_err(|err| control.progress.report(finding_of(&key, &err))).ok()?;
     let is_changed =
         !preview.copies.is_empty() || record.replicas != store.placer().placement(key.as_bytes());
     is_changed.then_some((preview.copies, preview.size))
+}
+
+/// Why a key was not moved.
+fn finding_of(key: &Key, err: &StoreError) -> Finding {
+    let (kind, place) = match err {
+        StoreError::Gone { .. } => (Kind::Missing, None),
+        StoreError::Unavailable { source, .. } => (Kind::Unreachable, Some(source.replica())),
+        // A move says so only of replicas that differ.
+        StoreError::NotBalanced { .. } => (Kind::Undecided, None),
+        _ => (Kind::Other, None),
+    };
+    Finding::new(kind, Some(key), place, err)
+}
+
+fn finding_of_left(key: &Key, left: &Left) -> Finding {
+    let kind = match left.trouble {
+        Trouble::Misplaced => Kind::Misplaced,
+        Trouble::Damaged => Kind::Corrupt,
+        Trouble::Silent => Kind::Unreachable,
+    };
+    Finding::new(kind, Some(key), left.place.as_ref(), &left.reason)
 }

@@ -27,7 +27,7 @@ pub use inspect::{Depth, Fault, Inspection};
 pub use list::ListRequest;
 pub use note::run as note_tombstones;
 pub use put::{PutRequest, Stored};
-pub use rebalance::{Left, Moved, Preview, is_home};
+pub use rebalance::{Left, Moved, Preview, Trouble, is_home};
 pub use settle::run as settle_forever;
 pub use sidecars::needs_sidecars;
 

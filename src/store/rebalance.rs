@@ -34,10 +34,23 @@ pub struct Moved {
 /// Something that could not be put in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Left {
+    /// What sort of thing.
+    pub trouble: Trouble,
     /// The place, if it is about one.
     pub place: Option<Replica>,
     /// Why.
     pub reason: String,
+}
+
+/// What sort of thing could not be put in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// A place has no replica, and others have: it takes none, or refused it, or there are too few places.
+    Misplaced,
+    /// A replica isn't what was stored.
+    Damaged,
+    /// A volume, or something on it, could not be read.
+    Silent,
 }
 
 /// What moving a key would mean.
@@ -49,8 +62,10 @@ pub struct Preview {
     pub size: u64,
 }
 
-/// A target that has no replica now.
+/// Why a target has no replica now.
 struct Failed {
+    trouble: Trouble,
+    /// The target, or the place that should have been copied.
     place: Replica,
     reason: String,
     /// What may lie there all the same.
@@ -160,14 +175,18 @@ impl Move<'_> {
         let arrived: Vec<Replica> = arrived.into_iter().map(|(place, _)| place).collect();
         let wanted = self.store.placer.replicas();
         if self.placement.len() < wanted {
-            self.leave(None, "too few volumes are to keep blobs, so it stays where it is");
+            self.leave(
+                Trouble::Misplaced,
+                None,
+                "too few volumes are to keep blobs, so it stays where it is",
+            );
         }
         let kept = keep(&self.placement, wanted, &seen, &arrived, size);
         self.report_damaged(&seen, &kept, size);
         let dropped: Vec<Replica> =
             self.record.replicas.iter().filter(|place| !kept.contains(place)).cloned().collect();
         if !dropped.is_empty() && arrived.is_empty() && !self.is_any_right(&plan, &kept, md5).await {
-            self.leave(None, "no replica in its place has the right content");
+            self.leave(Trouble::Damaged, None, "no replica in its place has the right content");
             let record = self.record.clone();
             return self.commit(record, left).await;
         }
@@ -215,8 +234,8 @@ impl Move<'_> {
                 }
                 Err(failed) => {
                     warn!("moving {}: {}", self.reservation.key(), failed.reason);
-                    self.moved.waits |= self.is_in_doubt(&failed.place);
-                    self.leave(Some(failed.place), failed.reason);
+                    self.moved.waits |= self.is_in_doubt(target);
+                    self.leave(failed.trouble, Some(failed.place), failed.reason);
                     left.extend(failed.files);
                 }
             }
@@ -234,26 +253,33 @@ impl Move<'_> {
         md5: Option<Md5>,
         noted: &[Sidecar],
     ) -> Result<u64, Failed> {
-        let failed = |reason, files| Failed { place: target.clone(), reason, files };
+        let untried = |trouble, reason: &str| {
+            Err(Failed { trouble, place: target.clone(), reason: reason.to_owned(), files: Vec::new() })
+        };
         if !self.store.takes_blobs(target) {
-            let reason = match self.store.is_readable(target) {
-                true => "it takes no blobs",
-                false => "it is down",
+            return match self.store.is_readable(target) {
+                true => untried(Trouble::Misplaced, "it takes no blobs"),
+                false => untried(Trouble::Silent, "it is down"),
             };
-            return Err(failed(reason.to_owned(), Vec::new()));
         }
         if self.is_in_doubt(target) {
             let reason = "an earlier request may still remove what is written there";
-            return Err(failed(reason.to_owned(), Vec::new()));
+            return untried(Trouble::Misplaced, reason);
         }
         let copied = self.copy_from_any(&sources, target, size, md5).await;
         let size = copied.map_err(|err| {
             let files = if err.in_doubt() { self.files_at(target, true) } else { Vec::new() };
-            failed(err.to_string(), files)
+            let (trouble, place) = at_fault(&err, target);
+            Failed { trouble, place: place.clone(), reason: err.to_string(), files }
         })?;
         if let Some(sidecar) = beside_copy(&self.record, noted, Some(size), self.reservation.time_us()) {
             let written = self.store.write_sidecar(&self.reservation, target, &sidecar).await;
-            written.map_err(|err| failed(err.to_string(), self.files_at(target, err.in_doubt())))?;
+            written.map_err(|err| Failed {
+                trouble: not_written(&err),
+                place: target.clone(),
+                reason: err.to_string(),
+                files: self.files_at(target, err.in_doubt()),
+            })?;
         }
         Ok(size)
     }
@@ -327,20 +353,22 @@ impl Move<'_> {
             match finding {
                 Finding::There { size: found, .. } if !is_right(*found, size) => {
                     self.leave(
+                        Trouble::Damaged,
                         Some(replica.clone()),
                         format!("its replica has {found} bytes and is damaged"),
                     );
                 }
                 Finding::Silent(err) if self.placement.contains(replica) => {
-                    self.leave(Some(replica.clone()), format!("its replica was not seen: {err}"));
+                    let reason = format!("its replica was not seen: {err}");
+                    self.leave(Trouble::Silent, Some(replica.clone()), reason);
                 }
                 _ => {}
             }
         }
     }
 
-    fn leave(&mut self, place: Option<Replica>, reason: impl Into<String>) {
-        self.moved.left.push(Left { place, reason: reason.into() });
+    fn leave(&mut self, trouble: Trouble, place: Option<Replica>, reason: impl Into<String>) {
+        self.moved.left.push(Left { trouble, place, reason: reason.into() });
     }
 
     async fn commit(self, record: Record, left: Vec<PlacedFile>) -> Result<Moved, StoreError> {
@@ -363,6 +391,24 @@ impl Move<'_> {
 /// As [`Store::is_home`], for those who have no store yet.
 pub fn is_home(placer: &Placer, key: &Key, record: &Record) -> bool {
     record.replicas == placer.placement(key.as_bytes()) && !may_be_folded(key, record)
+}
+
+/// Where a copy to `target` failed, and at what.
+fn at_fault<'r>(err: &'r CopyError, target: &'r Replica) -> (Trouble, &'r Replica) {
+    match err {
+        CopyError::Missing { replica, .. } => (Trouble::Misplaced, replica),
+        CopyError::Mismatch { replica, .. } => (Trouble::Damaged, replica),
+        CopyError::Source(err) => (Trouble::Silent, err.replica()),
+        CopyError::Target(err) => (not_written(err), target),
+    }
+}
+
+/// A volume that said no, as a full one does, is not silent.
+fn not_written(err: &VolumeError) -> Trouble {
+    match err {
+        VolumeError::Unreachable { .. } | VolumeError::NoAnswer { .. } => Trouble::Silent,
+        _ => Trouble::Misplaced,
+    }
 }
 
 fn no_plan(key: &Key, err: NoPlan) -> StoreError {

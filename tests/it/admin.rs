@@ -2,10 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::sync::Mutex;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::{poll, stream};
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -13,7 +17,10 @@ use crate::harness::{
     placer, volumes, wait_for,
 };
 use minikeyvalue::api::admin::ROUTES;
-use minikeyvalue::model::{File, Key, Record, path_of};
+use minikeyvalue::index::{Ending, IndexServer, Verb, leveldb};
+use minikeyvalue::model::{File, Key, Record, VolumeMode, path_of};
+use minikeyvalue::store::{BodyLimits, Check, PutRequest, StoreOptions, StoreParts};
+use minikeyvalue::volume::{Credentials, Health, Timeouts};
 
 const FAST: &str = r#"{"rate":"unlimited"}"#;
 
@@ -294,6 +301,50 @@ fn a_running_server_repairs_while_clients_use_the_same_keys() {
     clients.check(&master);
     check_plain(&master, 200);
     assert_eq!(master.job("scrub", FAST)["state"], "done");
+}
+
+/// A drain waits only for writes that hold their keys, and this one chose its places before it had its key.
+#[actix_rt::test]
+async fn a_write_that_waited_for_its_key_goes_where_blobs_are_taken_by_then() {
+    let (volumes, dir) = (volumes(4), TempDir::new());
+    let placer = Arc::new(placer(&volumes, 3));
+    let open = {
+        let dir = dir.join("indexdb");
+        move || leveldb::open(&dir, leveldb::Options::default())
+    };
+    let index = IndexServer::start(open, 0).expect("a new index");
+    let (md5sum, protect, grace) = (true, false, Duration::from_secs(1));
+    let options = StoreOptions { md5sum, protect, check: Check::File, grace };
+    let parts = StoreParts {
+        index: index.sender(),
+        health: Arc::new(Health::new(&[])),
+        timeouts: Timeouts::from_voltimeout(Duration::from_secs(5)),
+        placer: Arc::clone(&placer),
+        options: Arc::new(ArcSwap::from_pointee(options)),
+        userpass: Credentials::new(None),
+    };
+    let store = parts.store();
+    let key = Key::new(*b"/k").expect("a key");
+    let put = || {
+        let body = stream::once(async { Ok(Bytes::from_static(b"content")) });
+        let limits = BodyLimits { no_progress: Duration::from_secs(5) };
+        let (length, md5) = (Some(7), None);
+        store.put(PutRequest { key: key.clone(), replace: true, length, md5, body, limits })
+    };
+    put().await.expect("all volumes are there");
+    let held = store.index().reserve(&key, Verb::Hold).await.expect("nobody writes it");
+    let mut waits = pin!(put());
+    assert!(poll!(&mut waits).is_pending());
+    // What the index answers now, it answers behind the writer's message.
+    store.index().unsettled().await.expect("it answers");
+    let gone = placer.placement(key.as_bytes())[0].volume();
+    assert!(placer.set_mode(&gone, VolumeMode::Drain));
+    held.release(Ending::default()).await.expect("it answers");
+    waits.await.expect("three volumes are left");
+    let record = store.index().locate(&key).await.expect("it answers").expect("it was written");
+    assert_eq!(record.replicas, placer.placement(key.as_bytes()));
+    assert!(record.replicas.iter().all(|place| place.volume() != gone), "{record}");
+    index.close().await.expect("it is durable");
 }
 
 /// Clients are let in between two steps of a repair, which then has to wait for its turn again.

@@ -9,7 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use minikeyvalue::model::{File, Key, Placer, Record, path_of};
 
 use crate::harness::{
-    GoCluster, Master, Mounts, TempDir, Volume, addresses, entries_of, eventually, placer, volumes,
+    Administered, GoCluster, Master, Mounts, TempDir, Volume, addresses, entries_of, eventually, placer,
+    volumes,
 };
 
 /// A master over the first `known` of `volumes`, stopped after `fill`, and one over all of them on its index, not started.
@@ -601,4 +602,47 @@ fn credentials_from_a_file_are_in_no_list_of_processes_and_no_output() {
     let (status, words) = master.job(&["rebuild"]);
     assert!(!status.success() && words.contains("401"), "{words}");
     assert!(![said, words].concat().contains("s3cret") && !master.log().contains("wr0ng"));
+}
+
+/// What is left says what sort of thing it is, and of which volume, for those who sort and count.
+#[test]
+fn what_a_job_leaves_has_its_kind_and_its_volume() {
+    let mut volumes = volumes(4);
+    let (before, _) = grown(&volumes, 3, |master| {
+        (0..30)
+            .for_each(|number| master.put(&format!("/{number}"), format!("content of {number}").as_bytes()));
+    });
+    let master = Administered::start(Master::builder(&addresses(&volumes)).db(before.db()));
+    let away = |number: &usize| balance(&master, &format!("/{number}")).as_deref() == Some("unbalanced");
+    let away: Vec<usize> = (0..30).filter(away).collect();
+    let file = |number: usize, volume: &Volume| {
+        let key = Key::new(format!("/{number}")).expect("a key");
+        let name = path_of(&key, File::Blob(None));
+        let has_it =
+            |path: &String| name.ends_with(path.as_str()) || path.ends_with(name.trim_start_matches('/'));
+        volume.dir().join(volume.files().into_iter().find(has_it).expect("it is there"))
+    };
+    let stays = |number: &&usize| {
+        let places = placer(&volumes, 3).placement(format!("/{number}").as_bytes());
+        places.iter().any(|place| place.volume().as_str() == volumes[0].addr())
+    };
+    let damaged = *away.iter().find(stays).expect("the first volume keeps some");
+    let gone = *away.iter().find(|number| **number != damaged).expect("there are more");
+    volumes[..3].iter().for_each(|volume| std::fs::remove_file(file(gone, volume)).expect("it is there"));
+    std::fs::write(file(damaged, &volumes[0]), b"of another size").expect("it can be written");
+    let job = master.job("rebalance", r#"{"rate":"unlimited"}"#);
+    assert_eq!(job["status"]["kinds"], serde_json::json!({ "corrupt": 1, "missing": 1 }), "{job}");
+
+    volumes[3].stop();
+    eventually("it is known to be down", || master.json("GET", "/api/status", "")["volumes_up"] == 3);
+    let drain = serde_json::json!({ "volume": volumes[0].addr(), "rate": "unlimited" }).to_string();
+    let job = master.job("drain", &drain);
+    let findings = job["status"]["findings"].as_array().expect("some are left");
+    let unreachable: Vec<_> = findings.iter().filter(|finding| finding["kind"] == "unreachable").collect();
+    let is_of = |finding: &serde_json::Value, volume: &Volume| {
+        finding["volume"].as_str().is_some_and(|place| place.starts_with(&volume.addr()))
+    };
+    assert!(!unreachable.is_empty() && unreachable.iter().all(|found| is_of(found, &volumes[3])), "{job}");
+    let still_on_it = findings.iter().find(|found| found["what"].as_str().unwrap().contains("still on it"));
+    assert!(still_on_it.is_some_and(|found| is_of(found, &volumes[0])), "{job}");
 }
