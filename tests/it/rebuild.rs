@@ -568,6 +568,33 @@ fn what_is_stored_over_a_key_whose_blob_is_lost_is_there_after_the_next_rebuild_
     }
 }
 
+/// One of its tombstones can't be read, and those that can hide what is stored under the key later, if the index didn't know of
+/// them.
+#[test]
+fn what_is_stored_over_a_tombstone_beside_a_damaged_one_is_there_after_the_next_rebuild_too() {
+    let mut cluster = Cluster::start();
+    cluster.master.put("/a", b"first");
+    cluster.volumes[0].stop();
+    eventually("the volume is known to be down", || cluster.master.log().contains("is down"));
+    assert!([204, 503].contains(&cluster.master.call("DELETE", "/a", b"").status));
+    cluster.master.kill9();
+    cluster.volumes[0].start_again();
+    let tombstone = cluster.volumes[1].files().into_iter().find(|file| file.ends_with(".meta"));
+    fs::write(cluster.volumes[1].dir().join(tombstone.expect("a volume was away")), b"").unwrap();
+    lose_index(&cluster.master);
+    let (status, said) = cluster.master.job(&["rebuild"]);
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("its sidecar can't be read"), "{said}");
+    cluster.master.start_again();
+    assert_eq!(cluster.master.fetch("/a").0, 404);
+    assert_eq!(cluster.master.call("PUT", "/a", b"second").status, 201);
+    settle(&mut cluster);
+    lose_index(&cluster.master);
+    let (_, said) = cluster.master.job(&["rebuild"]);
+    cluster.master.start_again();
+    assert_eq!(cluster.master.fetch("/a"), (200, b"second".to_vec()), "{said}");
+}
+
 /// A generation or MD5 that can't be is not one that is missing, and a time beyond all dates is no newer one.
 #[test]
 fn a_sidecar_that_names_what_cannot_be_is_told_and_stops_nobody() {

@@ -102,10 +102,12 @@ pub(in crate::maintenance) fn decide(sighting: &Sighting) -> Decision {
 }
 
 /// What the index that is lost was still going to remove, as far as sidecars prove it: everything of a key that was
-/// deleted, and the versions before the one that `record` names. Nothing if a sidecar can't be read: it could be the
+/// deleted, and the versions before the one that `record` names. Nothing if a sidecar can't be read and could be the
 /// newest.
 pub(in crate::maintenance) fn pending(sighting: &Sighting, record: Option<&Record>) -> Vec<PlacedFile> {
-    if sighting.sidecars.len() < sighting.noted_at.len() || sighting.sidecars.is_empty() {
+    let all_are_read = sighting.sidecars.len() == sighting.noted_at.len();
+    let is_proven = all_are_read || (record.is_none() && !is_outlived(sighting));
+    if !is_proven || sighting.sidecars.is_empty() {
         return Vec::new();
     }
     let placed =
@@ -124,6 +126,17 @@ pub(in crate::maintenance) fn pending(sighting: &Sighting, record: Option<&Recor
     };
     let sidecars = sighting.noted_at.iter().filter(is_stale).map(|replica| placed(File::Sidecar, replica));
     blobs.iter().map(|seen| placed(seen.file, &seen.replica)).chain(sidecars).collect()
+}
+
+/// Whether a version is newer than what sidecars tell. As long as a deleted key has tombstones, what is stored under it is
+/// a generation.
+fn is_outlived(sighting: &Sighting) -> bool {
+    let told_us = sighting.sidecars.iter().map(|sidecar| sidecar.state_time).max();
+    let is_newer = |seen: &Seen| match seen.file {
+        File::Blob(Some(generation)) => Some(generation.time_us()) > told_us,
+        File::Blob(None) | File::Folded | File::Sidecar => false,
+    };
+    sighting.blobs.iter().any(is_newer)
 }
 
 /// Whether a file is of a version before `generation`.
@@ -360,6 +373,13 @@ mod tests {
             "no sidecar is as good beside the blob"
         );
         sighting.noted_at = places(&["a:1", "b:1", "c:1"]);
-        assert_eq!(pending(&sighting, None), [], "one can't be read");
+        assert_eq!(
+            pending(&sighting, None),
+            [],
+            "one can't be read, and it may be that of the newest version"
+        );
+        sighting.blobs.pop();
+        assert_eq!(pending(&sighting, None).len(), 6, "nothing is newer than the tombstone");
+        assert_eq!(pending(&sighting, Some(&record(Some(9)))), [], "it may tell of another version");
     }
 }
