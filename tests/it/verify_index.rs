@@ -74,6 +74,18 @@ fn no_job_makes_an_index_where_there_is_none() {
     let (status, said) = elsewhere.job(&["verify-index"]);
     assert!(status.code() == Some(1) && said.contains("or is empty"), "{said}");
     assert_eq!(fs::read_dir(elsewhere.db()).unwrap().count(), 0);
+
+    // As good as empty is what a rebuild leaves of it that can't read the volumes.
+    let nobody = Master::builder("127.0.0.1:1,127.0.0.1:2,127.0.0.1:3").db(elsewhere.db()).build();
+    assert_eq!(nobody.job(&["rebuild"]).0.code(), Some(1));
+    let left =
+        || fs::read_dir(elsewhere.db()).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    assert_eq!(left(), ["LOCK"]);
+    for words in [&["verify-index"][..], &["undrain", &volume]] {
+        let (status, said) = elsewhere.job(words);
+        assert!(status.code() == Some(1) && said.contains("or is empty"), "{words:?}: {said}");
+        assert_eq!(left(), ["LOCK"], "{words:?}");
+    }
 }
 
 #[test]

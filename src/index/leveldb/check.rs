@@ -27,11 +27,16 @@ pub(super) enum Origin {
 /// What an interrupted creation may leave. No log and no table: so no record can have been in it.
 const CREATION_LEFTOVERS: [&str; 5] = ["LOCK", "LOG", "LOG.old", "MANIFEST-000001", "000001.dbtmp"];
 
+/// Whether a file says nothing of what a directory is: also where an index is claimed that isn't made then, its lock stays.
+pub(super) fn is_leftover(name: &str) -> bool {
+    CREATION_LEFTOVERS.contains(&name)
+}
+
 /// Checks all that can be checked without reading every record.
 pub(super) fn inspect(dir: &Path) -> Result<Origin, TableError> {
     let names = file_names(dir)?;
     if !names.iter().any(|name| name == "CURRENT") {
-        let stranger = names.iter().find(|name| !CREATION_LEFTOVERS.contains(&name.as_str()));
+        let stranger = names.iter().find(|name| !is_leftover(name));
         return stranger.map_or(Ok(Origin::Nobody), |name| Err(no_index(dir, name)));
     }
     let manifest = read_manifest(dir)?;

@@ -5,7 +5,7 @@
 //! which is the sign that the copy was complete: the second rename is then done at the next start. Whatever else
 //! stands beside an absent `DIR` was put there by a person, who is asked.
 
-use super::check::{Origin, file_names, inspect};
+use super::check::{Origin, file_names, inspect, is_leftover};
 use super::guard::{Guard, Operation};
 use crate::index::table::TableError;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -19,7 +19,8 @@ const CLONE_SUFFIX: &str = "-source";
 
 /// Whether opening the index in `dir` finds something there, be it an exchange that was cut off, and makes no empty one.
 pub fn is_there(dir: &Path) -> bool {
-    let has_files = |dir: &Path| file_names(dir).is_ok_and(|names| !names.is_empty());
+    let has_files =
+        |dir: &Path| file_names(dir).is_ok_and(|names| !names.iter().all(|name| is_leftover(name)));
     let was_exchanged = |dir: &Path| siblings(dir, ".new-").is_ok_and(|copies| !copies.is_empty());
     has_files(dir) || std::path::absolute(dir).is_ok_and(|dir| !dir.exists() && was_exchanged(&dir))
 }
