@@ -399,6 +399,21 @@ fn a_volume_that_is_away_is_said_and_mended_around() {
     assert_eq!(findings(&cluster.master, &["scrub"]), (vec![], vec![]));
 }
 
+/// No record names it any more, so nothing about it is wrong, and nobody has looked.
+#[test]
+fn a_volume_that_is_passed_over_is_not_called_clean() {
+    let mut cluster = Cluster::of(5, |master| master);
+    (0..10).for_each(|number| cluster.master.put(&format!("/{number}"), b"some content"));
+    assert!(cluster.master.stop().success());
+    let (gone, other) = (cluster.volumes[0].addr(), cluster.volumes[1].addr());
+    cluster.volumes[0].stop();
+    assert!(cluster.master.job(&["volume-mode", &gone, "down"]).0.success());
+    cluster.master.job(&["repair", "--quick"]);
+    assert_eq!(findings(&cluster.master, &["scrub"]), (vec![], vec![]));
+    let clean = &state_of(&cluster.master)["clean"];
+    assert_eq!((clean[&gone].is_null(), clean[&other].is_null()), (true, false), "{clean}");
+}
+
 /// As after a change of `--volumes` that moves nothing but the first place.
 #[test]
 fn replicas_in_another_order_are_told_and_cost_a_rebalance_no_transfer() {

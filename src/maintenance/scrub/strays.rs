@@ -111,6 +111,8 @@ async fn folders(scrub: &Scrub) -> (Vec<(String, Vec<Replica>)>, BTreeSet<Volume
     for volume in scrub.parts.placer.volumes() {
         if scrub.parts.placer.mode_of(volume) == VolumeMode::Down {
             away.insert(volume.clone());
+            // It is no finding, and nobody knows whether it is clean.
+            scrub.unclean().insert(volume.clone());
             continue;
         }
         match walker.trees(volume).await {
