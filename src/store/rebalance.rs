@@ -417,7 +417,8 @@ fn no_plan(key: &Key, err: NoPlan) -> StoreError {
         NoPlan::Gone => StoreError::Gone { key },
         NoPlan::Silent(source) => StoreError::Unavailable { key, source },
         NoPlan::Conflict => {
-            let failures = vec!["its replicas differ in size, and nothing tells which is right".to_owned()];
+            let failures =
+                vec!["its replicas differ or don't answer, and nothing tells which is right".to_owned()];
             StoreError::NotBalanced { key, failures }
         }
     }

@@ -55,6 +55,11 @@ impl Seen {
 
 /// Finds out which content is right, and marks the files that are wrong. A blob is never empty.
 pub(super) fn judge(seen: &mut [Seen], known: Known) -> Verdict {
+    judge_beside(0, seen, known)
+}
+
+/// As [`judge`], where it isn't known what `silent` more replicas have.
+fn judge_beside(silent: usize, seen: &mut [Seen], known: Known) -> Verdict {
     let fits = |content: &Content| {
         let other_md5 = content.md5.is_some() && known.md5.is_some() && content.md5 != known.md5;
         content.size > 0 && known.size.is_none_or(|size| size == content.size) && !other_md5
@@ -62,7 +67,7 @@ pub(super) fn judge(seen: &mut [Seen], known: Known) -> Verdict {
     let fitting: Vec<Content> = seen.iter().filter_map(Seen::content).filter(fits).collect();
     let is_proven = |content: &&Content| known.md5.is_some() && content.md5 == known.md5;
     let count = |content: &Content| fitting.iter().filter(|other| *other == content).count();
-    let is_most = |content: &&Content| 2 * count(content) > fitting.len();
+    let is_most = |content: &&Content| 2 * count(content) > fitting.len() + silent;
     let right = fitting.iter().find(is_proven).or_else(|| fitting.iter().find(is_most)).copied();
     for seen in seen.iter_mut() {
         let Some(content) = seen.content() else { continue };
@@ -88,17 +93,19 @@ fn difference(found: &Content, right: Option<Content>, known: Known) -> String {
 }
 
 /// As [`judge`], where files that the record doesn't name have no say beside those that it does: they may be another
-/// content that was left there. Only when every replica is known to be lost they are asked what it was. `seen` begins with
+/// content that was left there. Only when every replica is known to be lost they are asked what it was. Those that don't
+/// answer may be the ones that are right, and a copy of another would outvote them when they are back. `seen` begins with
 /// the places of the record.
 pub(super) fn judge_named(record: &Record, seen: &mut [Seen], known: Known) -> Verdict {
     let (named, others) = seen.split_at_mut(record.replicas.len());
-    let is_silent = |seen: &Seen| matches!(seen.finding, Finding::Silent(_));
-    match judge(named, known) {
+    let is_silent = |seen: &&Seen| matches!(seen.finding, Finding::Silent(_));
+    let silent = named.iter().filter(is_silent).count();
+    match judge_beside(silent, named, known) {
         Verdict::Right(content) => {
             judge(others, Known { size: Some(content.size), md5: content.md5 });
             Verdict::Right(content)
         }
-        Verdict::Nothing if known.md5.is_none() && named.iter().any(is_silent) => {
+        Verdict::Nothing if known.md5.is_none() && silent > 0 => {
             others.iter_mut().for_each(|seen| seen.finding = Finding::Absent);
             Verdict::Nothing
         }
@@ -164,5 +171,18 @@ mod tests {
         check("- - -", "...", Verdict::Nothing);
         let known = Known { size: Some(6), md5: None };
         assert_eq!(judged("5a 5a 6b", known), ("xx.".into(), right(6, Some(b'b'))));
+    }
+
+    #[test]
+    fn those_that_are_silent_may_be_most() {
+        let check = |text, silent, known, verdict| {
+            assert_eq!(judge_beside(silent, &mut seen(text), known), verdict, "{text} and {silent}");
+        };
+        let unknown = Known::default();
+        check("5a 5a", 1, unknown, right(5, Some(b'a')));
+        check("5a -", 1, unknown, Verdict::Undecided);
+        check("5a 5a 5b", 2, unknown, Verdict::Undecided);
+        check("- -", 1, unknown, Verdict::Nothing);
+        check("5a -", 1, Known { size: None, md5: Some(Md5([b'a'; 16])) }, right(5, Some(b'a')));
     }
 }

@@ -272,6 +272,24 @@ fn without_an_md5_most_replicas_decide_or_nobody() {
     assert_eq!(state_of(master)["clean"], serde_json::json!({}), "each may have the wrong one");
 }
 
+/// The replica that does not answer may be the one that is right; a copy of the other would outvote it when it is back.
+#[test]
+fn without_an_md5_no_replica_is_believed_while_another_is_away() {
+    let mut cluster = Cluster::of(3, |master| master.flag("md5sum", "false"));
+    cluster.master.put("/a", b"some content");
+    assert!(cluster.master.stop().success());
+    let paths = [0, 1, 2].map(|index| replica_file(&cluster.master, &cluster.volumes, "/a", index));
+    let first = record_of(&cluster.master, "/a").replicas[0].volume();
+    let away = cluster.volumes.iter().position(|volume| volume.addr() == first.as_str()).unwrap();
+    flip_a_bit(&paths[1]);
+    fs::remove_file(&paths[2]).unwrap();
+    cluster.volumes[away].stop();
+    findings(&cluster.master, &["repair"]);
+    cluster.volumes[away].start_again();
+    findings(&cluster.master, &["repair"]);
+    assert_eq!(fs::read(&paths[0]).unwrap(), b"some content");
+}
+
 /// Every replica is damaged, each in another way, and the MD5 says that none is right: there is nothing to restore from.
 #[test]
 fn what_is_damaged_everywhere_is_told_and_not_touched() {
