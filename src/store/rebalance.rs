@@ -218,9 +218,14 @@ impl Move<'_> {
         md5: Option<Md5>,
         noted: &[Sidecar],
     ) -> (Vec<(Replica, u64)>, Vec<PlacedFile>) {
+        let mut in_turn = plan.sources.clone();
+        if md5.is_none() {
+            // One that may be damaged must not become two: what goes is what is copied.
+            in_turn.sort_by_key(|source| self.placement.contains(&source.replica));
+        }
         let results = join_all(plan.targets.iter().zip(0..).map(|(target, turn)| {
-            let mut sources = plan.sources.clone();
-            sources.rotate_left(turn % plan.sources.len());
+            let mut sources = in_turn.clone();
+            sources.rotate_left(turn % in_turn.len());
             self.fill_one(target, sources, plan.size, md5, noted)
         }))
         .await;

@@ -306,6 +306,39 @@ fn damaged_replicas_are_not_copied_and_missing_blobs_are_reported() {
     assert!(right >= 1, "no new copy of a damaged one");
 }
 
+/// A copy of the one that is damaged, in the place of one that is not, would outvote the others at the next repair.
+#[test]
+fn without_an_md5_each_replica_that_goes_is_the_one_that_is_copied() {
+    let volumes = volumes(5);
+    let builder = |volumes: &[Volume]| Master::builder(&addresses(volumes)).flag("md5sum", "false");
+    let mut before = builder(&volumes[..3]).start();
+    let keys: Vec<String> = (0..30).map(|number| format!("/{number}")).collect();
+    keys.iter().for_each(|key| before.put(key, b"some content"));
+    assert!(before.stop().success());
+    let replicas = |key: &str| {
+        let ending = path_of(&Key::new(key.as_bytes()).expect("a key"), File::Blob(None));
+        let at = |volume: &Volume| {
+            let file = volume.files().into_iter().find(|file| file.ends_with(&ending[1..]))?;
+            Some((volume.addr(), volume.dir().join(file)))
+        };
+        volumes.iter().filter_map(at).collect::<BTreeMap<_, _>>()
+    };
+    let (old, new) = (placer(&volumes[..3], 3), placer(&volumes, 3));
+    for key in &keys {
+        let placement = new.placement(key.as_bytes());
+        let stays = old.placement(key.as_bytes()).into_iter().find(|place| placement.contains(place));
+        if let Some(place) = stays {
+            std::fs::write(&replicas(key)[place.volume().as_str()], b"same content").expect("it is ours");
+        }
+    }
+    rebalance(&builder(&volumes).db(before.db()).build());
+    for key in &keys {
+        let good =
+            replicas(key).values().filter(|path| std::fs::read(path).unwrap() == b"some content").count();
+        assert!(good >= 2, "{key}: {good}");
+    }
+}
+
 #[test]
 fn a_job_that_is_killed_is_finished_by_the_next() {
     let mut volumes = volumes(5);
