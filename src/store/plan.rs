@@ -2,7 +2,7 @@
 
 use super::verdict::{Finding, Seen};
 use crate::index::files_at;
-use crate::model::{File, Key, PlacedFile, Record, Replica, folded_path};
+use crate::model::{File, Key, Md5, PlacedFile, Record, Replica, folded_path};
 use crate::volume::VolumeError;
 
 /// A place that can be copied from.
@@ -22,6 +22,23 @@ pub(super) struct Plan {
     pub(super) size: Option<u64>,
     /// Places of the placement that lack the blob at its own path.
     pub(super) targets: Vec<Replica>,
+}
+
+impl Plan {
+    /// The sources of each target, the one that is tried first at the beginning: in turn, so that not all is read from one
+    /// volume. Without an MD5 those that go from `placement` come first: one that may be damaged must not become two.
+    pub(super) fn copies(&self, placement: &[Replica], md5: Option<Md5>) -> Vec<(&Replica, Vec<Source>)> {
+        let mut in_turn = self.sources.clone();
+        if md5.is_none() {
+            in_turn.sort_by_key(|source| placement.contains(&source.replica));
+        }
+        let sources = |turn: usize| {
+            let mut sources = in_turn.clone();
+            sources.rotate_left(turn % in_turn.len());
+            sources
+        };
+        self.targets.iter().zip(0..).map(|(target, turn)| (target, sources(turn))).collect()
+    }
 }
 
 /// Why there is none.
@@ -137,6 +154,19 @@ mod tests {
 
     fn names(places: &[Replica]) -> String {
         places.iter().map(Replica::as_str).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn sources_take_turns_and_without_an_md5_those_that_go_come_first() {
+        let source = |replica| Source { replica, file: File::Blob(None), size: 5 };
+        let sources = places("a:1 b:1 c:1").into_iter().map(source).collect();
+        let plan = Plan { sources, size: Some(5), targets: places("d:1 e:1") };
+        let from = |md5| {
+            let copies = plan.copies(&places("a:1 d:1 e:1"), md5);
+            copies.into_iter().map(|(to, from)| format!("{}>{to}", from[0].replica)).collect::<Vec<_>>()
+        };
+        assert_eq!(from(Some(Md5([0; 16]))), ["a:1>d:1", "b:1>e:1"]);
+        assert_eq!(from(None), ["b:1>d:1", "c:1>e:1"]);
     }
 
     /// `a=x` is damaged, `a=5` has five bytes, `a=f5` has them where the Go original put them, `a=-` has nothing, `a=?` is silent.

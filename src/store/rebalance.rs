@@ -137,9 +137,9 @@ impl Store {
         }
         let seen = self.look(key, record, &record.replicas, Depth::Sizes, &at_once).await;
         let plan = plan(record, &placement, &seen, None).map_err(|err| no_plan(key, err))?;
-        let first = &plan.sources[0];
-        let copies = plan.targets.iter().map(|target| (first.replica.clone(), target.clone())).collect();
-        Ok(Preview { copies, size: plan.size.unwrap_or(first.size) })
+        let copies = plan.copies(&placement, record.md5).into_iter();
+        let copies = copies.map(|(target, sources)| (sources[0].replica.clone(), target.clone())).collect();
+        Ok(Preview { copies, size: plan.size.unwrap_or(plan.sources[0].size) })
     }
 }
 
@@ -218,16 +218,10 @@ impl Move<'_> {
         md5: Option<Md5>,
         noted: &[Sidecar],
     ) -> (Vec<(Replica, u64)>, Vec<PlacedFile>) {
-        let mut in_turn = plan.sources.clone();
-        if md5.is_none() {
-            // One that may be damaged must not become two: what goes is what is copied.
-            in_turn.sort_by_key(|source| self.placement.contains(&source.replica));
-        }
-        let results = join_all(plan.targets.iter().zip(0..).map(|(target, turn)| {
-            let mut sources = in_turn.clone();
-            sources.rotate_left(turn % in_turn.len());
-            self.fill_one(target, sources, plan.size, md5, noted)
-        }))
+        let copies = plan.copies(&self.placement, md5);
+        let results = join_all(
+            copies.into_iter().map(|(target, sources)| self.fill_one(target, sources, plan.size, md5, noted)),
+        )
         .await;
         let (mut arrived, mut left) = (Vec::new(), Vec::new());
         for (target, result) in plan.targets.iter().zip(results) {
