@@ -284,8 +284,9 @@ impl Shared<'_> {
                 let what = "no volume has its blob any more; the new index has it as missing";
                 self.tell(Kind::Missing, &key, None, what);
                 // Its sidecars lie where its replicas were, and a blob that isn't found is no reason to forget a key.
-                let noted_at = sighting.noted_at.clone();
-                let record = record(&key, &version, noted_at, version.md5, &self.request.placer);
+                let mut places = sighting.noted_at.clone();
+                places.extend(self.presumed(&key, places.len()));
+                let record = record(&key, &version, places, version.md5, &self.request.placer);
                 return Ok(vec![entry(&key, &record)]);
             }
             Decision::Empty => {
@@ -304,9 +305,24 @@ impl Shared<'_> {
                 format_args!("{} bytes instead of {}, not taken for a replica", seen.size, content.size);
             self.tell(Kind::Corrupt, &key, Some(&seen.replica), what);
         }
-        let replicas = content.files.iter().map(|seen| seen.replica.clone()).collect();
+        let found = content.files.iter().map(|seen| seen.replica.clone());
+        let replicas = found.chain(self.presumed(&key, content.files.len())).collect();
         let record = record(&key, &version, replicas, md5, &self.request.placer);
         Ok(std::iter::once(entry(&key, &record)).chain(self.intent(key, sighting, Some(&record))).collect())
+    }
+
+    /// Where a key of which `found` replicas were found has the others, if volumes that may be missing have them: in their
+    /// places there. The record names them, so that what is removed or replaced without those volumes doesn't come back with them.
+    fn presumed(&self, key: &Key, found: usize) -> Vec<Replica> {
+        let placer = &self.request.placer;
+        let mut places = placer.placement(key.as_bytes());
+        places.retain(|place| self.is_missing(place));
+        places.truncate(placer.replicas().saturating_sub(found));
+        places
+    }
+
+    fn is_missing(&self, place: &Replica) -> bool {
+        !self.request.volumes.contains(&place.volume())
     }
 
     fn tell(&self, kind: Kind, key: &Key, place: Option<&Replica>, what: impl fmt::Display) {
@@ -322,7 +338,7 @@ impl Shared<'_> {
         }
         if record.is_none() {
             let mut places = self.request.placer.ranked(key.as_bytes());
-            places.retain(|place| !self.request.volumes.contains(&place.volume()));
+            places.retain(|place| self.is_missing(place));
             let missing = Record { state: State::Live, md5: None, generation: None, replicas: places };
             files.extend(files_of_record(&key, &missing));
         }
@@ -383,14 +399,19 @@ impl Shared<'_> {
         Ok(false)
     }
 
-    /// The MD5 that more than half of a content's replicas have. All are read: a bit may have flipped in any one, and a repair
-    /// makes all of them what the index says.
+    /// The MD5 that more than half of a content's replicas have, those on missing volumes counted. All are read: a bit may have
+    /// flipped in any one, and a repair makes all of them what the index says.
     async fn digest(
         &self,
         walker: &Walker<'_>,
         key: &Key,
         content: &Content,
     ) -> Result<Option<Md5>, RebuildError> {
+        let replicas = content.files.len() + self.presumed(key, content.files.len()).len();
+        if 2 * content.files.len() <= replicas {
+            // Whatever they have, they are not most. A scrub reads them when the others are back.
+            return Ok(None);
+        }
         let reads = content.files.iter().map(|seen| self.digest_of(walker, key, seen));
         let (mut digests, mut failures) = (Vec::new(), Vec::new());
         for (seen, read) in content.files.iter().zip(join_all(reads).await) {
@@ -408,7 +429,7 @@ impl Shared<'_> {
             self.control.progress.report(Finding::unreachable(Some(key), &err));
         }
         let count = |md5: Md5| digests.iter().filter(|(_, other)| *other == md5).count();
-        let most = digests.iter().map(|(_, md5)| *md5).find(|md5| 2 * count(*md5) > content.files.len());
+        let most = digests.iter().map(|(_, md5)| *md5).find(|md5| 2 * count(*md5) > replicas);
         match most {
             Some(most) => {
                 for (replica, md5) in digests.iter().filter(|(_, md5)| *md5 != most) {
