@@ -5,7 +5,7 @@ use std::fs;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -622,11 +622,23 @@ fn a_repair_that_is_killed_thirty_times_comes_to_its_end() {
     (0..150).for_each(|number| master.put(&format!("/{number}"), format!("content of {number}").as_bytes()));
     let is_plain = |name: &String| !name.starts_with('=') && !name.contains('.');
     let names: Vec<String> = volumes[0].files().into_iter().filter(is_plain).collect();
-    kills(master, "repair", r#"{"rate":"150"}"#, |round| {
+    let orphan = |number: usize| {
+        let key = Key::new(format!("/orphan/{number}")).expect("a key");
+        volumes[1].dir().join(&path_of(&key, File::Blob(None))[1..])
+    };
+    let long_ago = SystemTime::now() - Duration::from_secs(3 * 24 * 60 * 60);
+    let options = r#"{"rate":"500","delete_orphans":true,"force":true}"#;
+    kills(master, "repair", options, |round| {
         for name in names.iter().skip(5 * round).take(5) {
             fs::write(volumes[0].dir().join(name), b"garbage").unwrap();
         }
+        for path in (5 * round..5 * round + 5).map(orphan) {
+            fs::create_dir_all(path.parent().expect("it lies in a folder")).unwrap();
+            fs::write(&path, b"nobody's").unwrap();
+            fs::File::open(&path).unwrap().set_modified(long_ago).unwrap();
+        }
     });
+    assert_eq!((0..150).filter(|number| orphan(*number).exists()).count(), 0);
 }
 
 /// When a volume that went away in the middle of a job comes back.

@@ -19,10 +19,13 @@ const CLONE_SUFFIX: &str = "-source";
 
 /// Whether opening the index in `dir` finds something there, be it an exchange that was cut off, and makes no empty one.
 pub fn is_there(dir: &Path) -> bool {
-    let has_files =
-        |dir: &Path| file_names(dir).is_ok_and(|names| !names.iter().all(|name| is_leftover(name)));
+    // What can't be read is something too, and opening it says what.
+    let is_empty = file_names(dir).is_ok_and(|names| names.iter().all(|name| is_leftover(name)));
     let was_exchanged = |dir: &Path| siblings(dir, ".new-").is_ok_and(|copies| !copies.is_empty());
-    has_files(dir) || std::path::absolute(dir).is_ok_and(|dir| !dir.exists() && was_exchanged(&dir))
+    match dir.exists() {
+        true => !is_empty,
+        false => std::path::absolute(dir).is_ok_and(|dir| was_exchanged(&dir)),
+    }
 }
 
 /// An index directory that nobody else can open.

@@ -30,7 +30,7 @@ pub use random::Random;
 pub use stub::TcpStub;
 pub use temp_dir::TempDir;
 pub use volume::{Volume, VolumeBuilder, files_below, volumes};
-pub use wait::{PATIENCE, eventually, wait_for};
+pub use wait::{PATIENCE, eventually, wait_for, wait_within};
 
 use std::path::PathBuf;
 

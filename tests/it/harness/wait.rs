@@ -10,13 +10,19 @@ const POLL_EVERY: Duration = Duration::from_millis(5);
 
 /// Waits until `probe` has a value; panics with `what` when it has none within [`PATIENCE`].
 #[track_caller]
-pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub fn wait_for<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
+    wait_within(PATIENCE, what, probe)
+}
+
+/// As [`wait_for`], for what takes longer.
+#[track_caller]
+pub fn wait_within<T>(patience: Duration, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(value) = probe() {
             return value;
         }
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}");
+        assert!(Instant::now() < deadline, "waited {patience:?} in vain: {what}");
         std::thread::sleep(POLL_EVERY);
     }
 }
