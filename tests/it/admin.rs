@@ -5,7 +5,7 @@ use std::fs;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -13,8 +13,8 @@ use futures_util::{poll, stream};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Administered, Master, Mounts, PortLease, TempDir, Volume, addresses, entries_of, eventually, http,
-    placer, volumes, wait_for,
+    Administered, Master, Mounts, PortLease, TempDir, Volume, addresses, age, entries_of, eventually,
+    file_at, http, placer, volumes, wait_for, write,
 };
 use minikeyvalue::api::admin::ROUTES;
 use minikeyvalue::index::{Ending, IndexServer, Verb, leveldb};
@@ -356,15 +356,8 @@ fn a_repair_waits_for_a_key_that_a_client_is_writing() {
     for path in &paths {
         master.put(path, path.as_bytes());
         // A copy that the record doesn't name, as it may be the last one.
-        let key = Key::new(path.as_bytes()).expect("a key");
-        let place = placer(&volumes, 4).placement(key.as_bytes()).pop().expect("the fourth");
-        let volume =
-            volumes.iter().find(|volume| place.volume().as_str() == volume.addr()).expect("it is one");
-        let folder =
-            place.as_str().strip_prefix(&volume.addr()).expect("it is below").trim_start_matches('/');
-        let file = volume.dir().join(folder).join(path_of(&key, File::Blob(None)).trim_start_matches('/'));
-        fs::create_dir_all(file.parent().expect("a folder")).expect("it is made");
-        fs::write(file, path).expect("it is written");
+        let place = placer(&volumes, 4).placement(path.as_bytes()).pop().expect("the fourth");
+        write(&file_at(&volumes, &place, path, File::Blob(None)), path.as_bytes());
     }
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -626,16 +619,14 @@ fn a_repair_that_is_killed_thirty_times_comes_to_its_end() {
         let key = Key::new(format!("/orphan/{number}")).expect("a key");
         volumes[1].dir().join(&path_of(&key, File::Blob(None))[1..])
     };
-    let long_ago = SystemTime::now() - Duration::from_secs(3 * 24 * 60 * 60);
     let options = r#"{"rate":"500","delete_orphans":true,"force":true}"#;
     kills(master, "repair", options, |round| {
         for name in names.iter().skip(5 * round).take(5) {
             fs::write(volumes[0].dir().join(name), b"garbage").unwrap();
         }
         for path in (5 * round..5 * round + 5).map(orphan) {
-            fs::create_dir_all(path.parent().expect("it lies in a folder")).unwrap();
-            fs::write(&path, b"nobody's").unwrap();
-            fs::File::open(&path).unwrap().set_modified(long_ago).unwrap();
+            write(&path, b"nobody's");
+            age(&path, Duration::from_secs(3 * 24 * 60 * 60));
         }
     });
     assert_eq!((0..150).filter(|number| orphan(*number).exists()).count(), 0);

@@ -9,9 +9,11 @@ use std::time::{Duration, SystemTime};
 
 use minikeyvalue::index::leveldb;
 use minikeyvalue::index::table::{Change, Entry, Table};
-use minikeyvalue::model::{File, Key, Md5, Record, Replica, Sidecar, State, path_of};
+use minikeyvalue::model::{File, Key, Md5, Record, Sidecar, State};
 
-use crate::harness::{Cluster, Master, Volume, addresses, entries_of, eventually, placer};
+use crate::harness::{
+    Cluster, Master, Volume, addresses, age, entries_of, eventually, file_at, placer, write,
+};
 
 /// What a scrub said, one finding for each line: kind, key and volume.
 type Findings = Vec<(String, String, String)>;
@@ -46,14 +48,6 @@ fn record_of(master: &Master, key: &str) -> Record {
     Record::parse(&entry.expect("it has a record").1).unwrap()
 }
 
-/// Where a file of a key lies on the disk of one of `volumes`.
-fn file_at(volumes: &[Volume], place: &Replica, key: &str, file: File) -> PathBuf {
-    let key = Key::from_request_path(key).unwrap();
-    let volume = volumes.iter().find(|volume| volume.addr() == place.volume().as_str()).expect("it is ours");
-    let subvolume = place.as_str().strip_prefix(&volume.addr()).unwrap().trim_start_matches('/');
-    volume.dir().join(subvolume).join(path_of(&key, file).trim_start_matches('/'))
-}
-
 /// The file of replica `index` of a key.
 fn replica_file(master: &Master, volumes: &[Volume], key: &str, index: usize) -> PathBuf {
     let record = record_of(master, key);
@@ -64,16 +58,6 @@ fn flip_a_bit(path: &Path) {
     let mut content = fs::read(path).expect("the replica is there");
     content[3] ^= 1;
     fs::write(path, content).expect("it can be written");
-}
-
-fn age(path: &Path, age: Duration) {
-    let file = fs::File::options().write(true).open(path).expect("it is there");
-    file.set_modified(SystemTime::now() - age).expect("its time can be set");
-}
-
-fn write(path: &Path, content: &[u8]) {
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(path, content).unwrap();
 }
 
 fn state_of(master: &Master) -> serde_json::Value {

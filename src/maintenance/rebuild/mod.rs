@@ -315,9 +315,14 @@ impl Shared<'_> {
     /// places there. The record names them, so that what is removed or replaced without those volumes doesn't come back with them.
     fn presumed(&self, key: &Key, found: usize) -> Vec<Replica> {
         let placer = &self.request.placer;
+        let wanted = placer.replicas().saturating_sub(found);
+        if wanted == 0 {
+            // As for almost every key: its placement isn't computed for nothing.
+            return Vec::new();
+        }
         let mut places = placer.placement(key.as_bytes());
         places.retain(|place| self.is_missing(place));
-        places.truncate(placer.replicas().saturating_sub(found));
+        places.truncate(wanted);
         places
     }
 

@@ -133,6 +133,11 @@ fn walker(scrub: &Scrub) -> Walker<'_> {
     Walker::new(scrub.parts.volumes(), &scrub.unheard)
 }
 
+/// Holds a key, as soon as no client is writing it.
+async fn hold(store: &Store, key: &Key) -> Result<Reservation, StoreError> {
+    patiently(async || Ok(store.index().reserve(key, Verb::Hold).await?)).await
+}
+
 impl Walk {
     /// Takes folders until none is left.
     async fn run(&self, scrub: &Scrub, store: &Store) -> Result<(), IndexError> {
@@ -214,7 +219,7 @@ impl Walk {
     fn unreadable(&self, scrub: &Scrub, err: &VolumeError) {
         self.away().insert(err.replica().volume());
         if self.aim != Aim::Count {
-            scrub.report(Finding::new(Kind::Unreachable, None, Some(err.replica()), err));
+            scrub.report(Finding::unreachable(None, err));
         }
     }
 
@@ -241,8 +246,7 @@ impl Walk {
         if is_believed && strays(record.as_ref(), &sighting).is_empty() {
             return Ok(());
         }
-        let held = patiently(async || Ok(store.index().reserve(&key, Verb::Hold).await?)).await;
-        let reservation = match fatal_or_not(held)? {
+        let reservation = match fatal_or_not(hold(store, &key).await)? {
             Ok(reservation) => reservation,
             Err(err) => {
                 scrub.report(Finding::new(Kind::Other, Some(&key), None, err));
@@ -306,7 +310,7 @@ impl Walk {
                 },
                 Err(err) => {
                     is_in_doubt = true;
-                    scrub.report(Finding::new(Kind::Unreachable, Some(key), Some(&stray.placed.replica), err))
+                    scrub.report(Finding::unreachable(Some(key), &err))
                 }
             }
         }
@@ -328,7 +332,7 @@ impl Walk {
                 if take_back(scrub, store, key, &lost, repair).await? {
                     return Ok(());
                 }
-                patiently(async || Ok(store.index().reserve(key, Verb::Hold).await?)).await?
+                hold(store, key).await?
             }
             _ => reservation,
         };
