@@ -11,6 +11,8 @@ ARG CARGO_PROFILE_RELEASE_LTO
 ARG CARGO_PROFILE_RELEASE_OPT_LEVEL
 ARG CARGO_PROFILE_RELEASE_CODEGEN_UNITS
 WORKDIR /src
+# For jemalloc, which is built from its C sources.
+RUN apt-get update && apt-get install -y --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 # What others have written, in a layer of its own: it is built again only when Cargo.lock changes.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir src && touch src/lib.rs && echo 'fn main() {}' >src/main.rs && cargo build --release --locked --bin mkv

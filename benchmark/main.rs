@@ -33,6 +33,11 @@ use report::{Figure, Report};
 use scratch::Scratch;
 use std::error::Error;
 use std::process::ExitCode;
+use tikv_jemallocator::Jemalloc;
+
+/// As in `mkv`, so that what it is measured beside has no worse one.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Nobody branches on why a measurement failed: it is told and the program ends.
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;

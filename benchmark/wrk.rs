@@ -59,14 +59,17 @@ function request()
 end
 "#;
 
+/// So many turns long a list is fetched: about as long as a rebuild takes, so that both see the same machine.
+const TURNS_OF_LISTS: u64 = 5;
+
 /// Answers per second when all of `servers` are asked at the same time, each for the paths in its own file.
 pub(crate) fn rate_of_lists(bench: &Bench, servers: &[(String, PathBuf)]) -> Outcome<f64> {
     let script = bench.scratch.memory.join("listed.lua");
     std::fs::write(&script, LISTED_PATHS)?;
-    let mut running = Vec::new();
+    let (mut running, duration) = (Vec::new(), format!("-d{}s", TURNS_OF_LISTS * bench.options.seconds()));
     for (address, paths) in servers {
         let mut command = Command::new("wrk");
-        command.args(["-t1", "-c16", &format!("-d{}s", bench.options.seconds()), "-s"]).arg(&script);
+        command.args(["-t1", "-c16", &duration, "-s"]).arg(&script);
         command.arg(format!("http://{address}/")).arg("--").arg(paths).stdout(std::process::Stdio::piped());
         running.push(command.spawn()?);
     }

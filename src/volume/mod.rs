@@ -312,7 +312,7 @@ impl VolumeClient {
         if call.path != CLUSTER_PATH && self.health().is_foreign(call.replica) {
             return Err(Failure::Failed(VolumeError::Foreign { replica: call.replica.clone() }));
         }
-        let url = format!("http://{}{}", call.replica, call.path);
+        let url = ["http://", call.replica.as_str(), call.path].concat();
         let request = pool.client(age).request(method, url);
         let request = match age {
             Age::Any => request,

@@ -14,6 +14,7 @@ use crate::volume::{self, ClusterId, Credentials, Health, Timeouts, VolumeClient
 use decide::{Content, Decision, Seen, Sighting, Version, decide, pending, record};
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use std::cell::RefCell;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,8 +25,12 @@ use tokio::sync::mpsc;
 /// Folders that one thread works on at the same time: enough that it never waits for one volume.
 const FOLDERS_AT_ONCE: usize = 8;
 
-/// Batches of records on their way to the writer, each of one folder.
-const BATCHES_WAITING: usize = 64;
+/// Records that a thread gathers before it tells the writer: a folder has a few, and to wake the writer for each folder
+/// would take as long as to write it.
+const BATCH: usize = 1000;
+
+/// Batches on their way to the writer.
+const BATCHES_WAITING: usize = 8;
 
 /// Bytes written before they become a table. The records come in no order, so larger ones save merging; nobody waits
 /// for a stall here.
@@ -127,6 +132,28 @@ enum Batch {
     Records(Vec<table::Change>),
     /// There are no more; without it the index is not exchanged.
     Complete,
+}
+
+/// What a walker has for the writer.
+struct Outbox<'a> {
+    gathered: RefCell<Vec<table::Change>>,
+    sender: &'a mpsc::Sender<Batch>,
+}
+
+impl Outbox<'_> {
+    async fn add(&self, changes: Vec<table::Change>) -> Result<(), RebuildError> {
+        self.gathered.borrow_mut().extend(changes);
+        if self.gathered.borrow().len() < BATCH { Ok(()) } else { self.send().await }
+    }
+
+    /// Tells the writer, if there is anything.
+    async fn send(&self) -> Result<(), RebuildError> {
+        let gathered = self.gathered.take();
+        if gathered.is_empty() {
+            return Ok(());
+        }
+        self.sender.send(Batch::Records(gathered)).await.map_err(|_| RebuildError::Stopped)
+    }
 }
 
 /// Writes what comes, and puts the new index in place at the end. Its own end closes the channel, which ends the walkers.
@@ -231,17 +258,18 @@ impl Shared<'_> {
         sender: &mpsc::Sender<Batch>,
     ) -> Result<(), RebuildError> {
         let walker = self.walker();
+        let outbox = Outbox { gathered: RefCell::default(), sender };
         while let Some((top, trees)) = folders.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             let second = walker.second_level(&format!("/{top}"), trees).await?;
             stream::iter(second)
                 .map(Ok)
                 .try_for_each_concurrent(FOLDERS_AT_ONCE, |(folder, trees)| {
-                    self.folder(&walker, folder, trees, sender)
+                    self.folder(&walker, folder, trees, &outbox)
                 })
                 .await?;
             self.control.progress.step();
         }
-        Ok(())
+        outbox.send().await
     }
 
     async fn folder(
@@ -249,7 +277,7 @@ impl Shared<'_> {
         walker: &Walker<'_>,
         folder: String,
         trees: Vec<&Replica>,
-        sender: &mpsc::Sender<Batch>,
+        outbox: &Outbox<'_>,
     ) -> Result<(), RebuildError> {
         if self.control.is_stopped() {
             return Err(RebuildError::Stopped);
@@ -264,9 +292,7 @@ impl Shared<'_> {
                 changes.extend(self.entries(walker, key, &sighting).await?);
                 self.control.progress.add_keys(1);
             }
-            if !changes.is_empty() {
-                sender.send(Batch::Records(changes)).await.map_err(|_| RebuildError::Stopped)?;
-            }
+            outbox.add(changes).await?;
         }
         Ok(())
     }
