@@ -20,7 +20,7 @@ use actix_web::{App, HttpServer};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::{Either, select};
 use log::{info, warn};
-use reload::Reload;
+use reload::{Hangups, Reload};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
@@ -115,7 +115,7 @@ pub fn run(
     let admin = config.admin.map(|address| (address, Metrics::install()));
     actix_rt::System::new().block_on(async {
         // Before anything that takes time, as the signal would end the process until then.
-        let hangups = signal(SignalKind::hangup())?;
+        let hangups = Hangups::catch()?;
         let index = open_index(&config)?;
         serve(config, index, admin, hangups, read_again).await
     })
@@ -140,7 +140,7 @@ async fn serve(
     config: Config,
     mut index: IndexServer,
     admin: Option<(SocketAddr, Metrics)>,
-    hangups: Signal,
+    hangups: Hangups,
     read_again: impl Fn() -> Result<Config, String> + 'static,
 ) -> Result<(), ServerError> {
     let parts = Parts::new(&config, index.sender());

@@ -205,7 +205,7 @@ impl Index {
         self.send(Message::Postpone { slots, until_us }).await
     }
 
-    /// How many intents wait to be settled, due or not.
+    /// How many intents wait to be settled, due or not, or are being settled.
     pub async fn unsettled(&self) -> Result<usize, IndexError> {
         self.ask(|reply| Message::Unsettled { reply }).await
     }

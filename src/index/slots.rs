@@ -38,6 +38,8 @@ pub(super) struct Slots {
     held: HashMap<Key, u32>,
     /// Slots that are held by the background, to be settled or moved: it is done soon, and writers wait for it.
     claimed: HashSet<u32>,
+    /// Those of them that are being settled.
+    in_hand: HashSet<u32>,
     free: BTreeSet<u32>,
     /// Waiting intents by the time (µs since 1970) at which they are due.
     due: BTreeSet<(u64, u32)>,
@@ -151,6 +153,7 @@ impl Slots {
         }
         self.held.insert(intent.key.clone(), slot);
         self.claimed.insert(slot);
+        self.in_hand.insert(slot);
         self.due_of.remove(&slot);
         self.due.remove(&(due_us, slot));
         Some(intent.clone())
@@ -169,6 +172,7 @@ impl Slots {
         if let Some(intent) = self.intents.get(&slot) {
             self.held.remove(&intent.key);
             self.claimed.remove(&slot);
+            self.in_hand.remove(&slot);
             self.wait_until(slot, due_us);
         }
     }
@@ -177,6 +181,7 @@ impl Slots {
     pub(super) fn clear(&mut self, slot: u32) -> Option<Intent> {
         let intent = self.intents.remove(&slot)?;
         self.claimed.remove(&slot);
+        self.in_hand.remove(&slot);
         match self.due_of.remove(&slot) {
             Some(due_us) => drop(self.due.remove(&(due_us, slot))),
             None => drop(self.held.remove(&intent.key)),
@@ -238,8 +243,9 @@ impl Slots {
         WaitingFiles { files, next: (to < self.used).then_some(to) }
     }
 
+    /// Intents that wait, and those that are being settled at this moment, which may have to wait again.
     pub(super) fn unsettled(&self) -> usize {
-        self.due.len()
+        self.due.len() + self.in_hand.len()
     }
 
     /// The slots that hold nothing, which a clean stop removes from the index.
@@ -279,6 +285,19 @@ mod tests {
         assert!(slots.hold_due(slot, 20).is_none(), "it is not due");
         assert_eq!(slots.hold_due(slot, 70).map(|intent| intent.key), Some(intent("/b").key));
         assert!(slots.hold_due(slot, 70).is_none(), "it is held");
+    }
+
+    #[test]
+    fn what_is_being_settled_is_not_settled_yet() {
+        let mut slots = Slots::default();
+        let slots_held = ["/a", "/b"].map(|key| slots.hold_new(intent(key)).expect("there is room"));
+        assert_eq!(slots.unsettled(), 0, "their writers will settle them");
+        slots_held.into_iter().for_each(|slot| slots.let_go(slot, 10));
+        slots_held.into_iter().for_each(|slot| drop(slots.hold_due(slot, 10)));
+        assert_eq!(slots.unsettled(), 2);
+        slots.let_go(slots_held[0], 20);
+        slots.clear(slots_held[1]);
+        assert_eq!(slots.unsettled(), 1);
     }
 
     #[test]

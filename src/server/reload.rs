@@ -6,11 +6,11 @@ use crate::config::Config;
 use crate::logs;
 use crate::maintenance::{Maintenance, Schedule};
 use crate::store::StoreOptions;
-use actix_rt::signal::unix::Signal;
+use actix_rt::signal::unix::{Signal, SignalKind, signal};
 use log::{error, info, warn};
 use nix::sys::signal::{Signal as Kind, raise};
 use std::collections::BTreeSet;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
 
 /// What is read at the start only: other threads, files and machines have been made from it.
@@ -28,6 +28,20 @@ const AT_START_ONLY: [&str; 11] = [
     "volumes",
 ];
 
+/// The signals, from now on.
+pub(super) struct Hangups {
+    signal: Signal,
+    had_terminal: bool,
+}
+
+impl Hangups {
+    /// Until now the signal has ended the process, so a terminal that closes at any moment is not missed.
+    pub(super) fn catch() -> io::Result<Self> {
+        let had_terminal = io::stderr().is_terminal();
+        Ok(Self { signal: signal(SignalKind::hangup())?, had_terminal })
+    }
+}
+
 /// A server that goes on under another configuration.
 pub(super) struct Reload<F> {
     /// What it goes by.
@@ -41,10 +55,9 @@ pub(super) struct Reload<F> {
 
 impl<F: Fn() -> Result<Config, String>> Reload<F> {
     /// Reads it again with every signal.
-    pub(super) async fn at(mut self, mut hangups: Signal) {
-        let had_terminal = std::io::stderr().is_terminal();
-        while hangups.recv().await.is_some() {
-            if had_terminal && !std::io::stderr().is_terminal() {
+    pub(super) async fn at(mut self, mut hangups: Hangups) {
+        while hangups.signal.recv().await.is_some() {
+            if hangups.had_terminal && !io::stderr().is_terminal() {
                 // Its terminal was closed: that ends it, as it ends every program in the foreground.
                 let _ = raise(Kind::SIGTERM);
                 continue;
