@@ -24,6 +24,15 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// The key that changes.
+    pub fn key(&self) -> &[u8] {
+        match self {
+            Change::Put { key, .. } | Change::Delete { key } => key,
+        }
+    }
+}
+
 /// A key and its value.
 pub type Entry = (Vec<u8>, Vec<u8>);
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 const MAX_CONNECTIONS: usize = 16_384;
 
 /// An idle connection is not used again after this time: well before nginx closes it (75 s by default).
-const IDLE_LIMIT: Duration = Duration::from_secs(15);
+pub(super) const IDLE_LIMIT: Duration = Duration::from_secs(15);
 
 /// Connections that are kept and connections that were never used before.
 pub(super) struct Pool {
@@ -73,7 +73,7 @@ fn client(connect_limit: Duration, patience: Patience, idle_limit: Duration) -> 
 
 /// Tries every address of the volume in turn; a `localhost` may listen on either family. Names and addresses
 /// together take `limit` at most.
-async fn connect(uri: &Uri, limit: Duration) -> Result<TcpStream, ConnectError> {
+pub(super) async fn connect(uri: &Uri, limit: Duration) -> Result<TcpStream, ConnectError> {
     match timeout(limit, connect_any(uri, limit)).await {
         Ok(result) => result,
         Err(_) => Err(ConnectError::Io(timed_out(limit))),

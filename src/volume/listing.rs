@@ -44,12 +44,19 @@ pub struct Listing {
     download: Download,
     replica: Replica,
     path: String,
+    lines: Lines,
+}
+
+/// The lines of a listing as they come in.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
     buffer: BytesMut,
     place: Place,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Place {
+    #[default]
     Before,
     Within,
     Behind,
@@ -64,8 +71,7 @@ impl VolumeClient {
             download,
             replica: replica.clone(),
             path: path.clone(),
-            buffer: BytesMut::new(),
-            place: Place::Before,
+            lines: Lines::default(),
         };
         Ok(self.open(replica, &path).await?.map(listing))
     }
@@ -86,24 +92,12 @@ impl Listing {
     /// The next entry; `None` behind the last.
     pub async fn next(&mut self) -> Result<Option<DirEntry>, VolumeError> {
         loop {
-            while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let taken = self.place.take(&self.buffer[..end]);
-                self.buffer.advance(end + 1);
-                if let Some(entry) = taken.map_err(|reason| self.fault(&reason))? {
-                    return Ok(Some(entry));
-                }
-            }
-            if self.buffer.len() > MAX_LINE_BYTES {
-                return Err(self.fault("a line of it has no end"));
+            if let Some(entry) = self.lines.next().map_err(|reason| self.fault(&reason))? {
+                return Ok(Some(entry));
             }
             match self.download.next().await? {
-                Some(chunk) => self.buffer.extend_from_slice(&chunk),
-                None => {
-                    let rest = self.buffer.split();
-                    self.place.take(&rest).map_err(|reason| self.fault(&reason))?;
-                    let whole = self.place == Place::Behind;
-                    return if whole { Ok(None) } else { Err(self.fault("it ends in the middle")) };
-                }
+                Some(chunk) => self.lines.add(&chunk),
+                None => return self.lines.end().map(|()| None).map_err(|reason| self.fault(&reason)),
             }
         }
     }
@@ -111,6 +105,36 @@ impl Listing {
     fn fault(&self, reason: &str) -> VolumeError {
         let (replica, path) = (self.replica.clone(), self.path.clone());
         VolumeError::NoListing { replica, path, reason: reason.to_owned() }
+    }
+}
+
+impl Lines {
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next entry of which everything is there; why what is there is no listing.
+    pub(super) fn next(&mut self) -> Result<Option<DirEntry>, String> {
+        while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+            let taken = self.place.take(&self.buffer[..end]);
+            self.buffer.advance(end + 1);
+            if let Some(entry) = taken? {
+                return Ok(Some(entry));
+            }
+        }
+        match self.buffer.len() > MAX_LINE_BYTES {
+            true => Err("a line of it has no end".to_owned()),
+            false => Ok(None),
+        }
+    }
+
+    /// Nothing more comes; why that is no whole listing.
+    pub(super) fn end(&mut self) -> Result<(), String> {
+        self.place.take(&self.buffer.split())?;
+        match self.place {
+            Place::Behind => Ok(()),
+            Place::Before | Place::Within => Err("it ends in the middle".to_owned()),
+        }
     }
 }
 

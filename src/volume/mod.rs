@@ -15,6 +15,7 @@ mod greeting;
 mod health;
 mod listing;
 mod patience;
+mod pipeline;
 mod probe;
 mod replicate;
 mod wire;
@@ -27,6 +28,7 @@ pub use find::{Candidate, Search};
 pub use greeting::Greeting;
 pub use health::{Health, VolumeHealth, VolumeState};
 pub use listing::{DirEntry, EntryKind, Listing};
+pub use pipeline::TOGETHER;
 pub use probe::{Adopt, ClusterId, ClusterIdError, ProbeOutcome, probe_all_once, set_cluster, watch};
 pub use replicate::{Outcome, Upload, UploadError};
 
@@ -44,6 +46,7 @@ use bytes::Bytes;
 use connect::{Age, Pool};
 use error::{Call, Failure};
 use futures_util::StreamExt;
+use pipeline::Pipelines;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -142,6 +145,7 @@ pub struct VolumeClient {
 struct Shared {
     reads: Pool,
     writes: Pool,
+    pipelines: Pipelines,
     health: Arc<Health>,
 }
 
@@ -151,7 +155,7 @@ impl VolumeClient {
         let reads = Pool::new(timeouts, timeouts.answer);
         let writes = Pool::new(timeouts, timeouts.write);
         VolumeClient {
-            shared: Rc::new(Shared { reads, writes, health }),
+            shared: Rc::new(Shared { reads, writes, pipelines: Pipelines::new(timeouts), health }),
             credentials: Credentials::default(),
         }
     }

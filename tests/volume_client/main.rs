@@ -6,6 +6,7 @@ mod stub;
 mod calls;
 mod dribble;
 mod probes;
+mod together;
 mod uploads;
 
 use minikeyvalue::model::{Replica, Volume};

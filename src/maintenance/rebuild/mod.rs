@@ -148,7 +148,8 @@ impl Outbox<'_> {
 
     /// Tells the writer, if there is anything.
     async fn send(&self) -> Result<(), RebuildError> {
-        let gathered = self.gathered.take();
+        let mut gathered = self.gathered.take();
+        gathered.sort_by(|one, other| one.key().cmp(other.key()));
         if gathered.is_empty() {
             return Ok(());
         }

@@ -7,7 +7,7 @@ mod source;
 use super::rebuild::decide::{Seen, Sighting};
 use crate::maintenance::{Finding, Kind, Progress};
 use crate::model::{CLUSTER_PATH, File, Key, Replica, Sidecar, Volume, decode_path, path_of, unfolded_key};
-use crate::volume::{Body, DirEntry, EntryKind, VolumeClient, VolumeError};
+use crate::volume::{Body, DirEntry, EntryKind, TOGETHER, VolumeClient, VolumeError};
 use futures_util::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
 pub(in crate::maintenance) use source::Silent;
 use source::Source;
@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-/// Listings, or sidecars, that are asked for at the same time for one folder; with the folders of all threads a hundred.
+/// Servers, or sidecars, that are asked at the same time for one folder; with the folders of all threads a hundred.
 const ASKED_AT_ONCE: usize = 8;
 
 /// Files of a folder, on all volumes together, that are in memory at the same time: some 300 bytes each, in sixteen folders at
@@ -149,7 +149,7 @@ impl<'a> Walker<'a> {
         let lists = stream::iter(trees)
             .map(|tree| async move { Ok::<_, VolumeError>((*tree, self.entries(tree, top).await?)) });
         let lists: Vec<(&Replica, Vec<DirEntry>)> =
-            lists.buffer_unordered(ASKED_AT_ONCE).try_collect::<Vec<_>>().await?;
+            lists.buffered(ASKED_AT_ONCE).try_collect::<Vec<_>>().await?;
         let mut folders = BTreeMap::<String, Vec<&Replica>>::new();
         for (tree, entries) in lists {
             for entry in entries {
@@ -167,8 +167,8 @@ impl<'a> Walker<'a> {
         Parts { walker: self, folder, trees, next: Some(Part::ALL) }
     }
 
-    /// The files of a part; of all, no more than there may be. `files` counts all of them. A few futures take one tree after
-    /// another: one for each of forty trees would be an allocation of two kilobytes for every listing.
+    /// The files of a part; of all, no more than there may be. `files` counts all of them. What one server has is asked for
+    /// together, and several servers at the same time.
     async fn files(
         &self,
         folder: &str,
@@ -176,15 +176,17 @@ impl<'a> Walker<'a> {
         part: Part,
         files: &Cell<usize>,
     ) -> Result<Vec<(Key, Seen)>, VolumeError> {
+        let of_one_server = trees.chunk_by(|one, other| one.authority() == other.authority());
+        let groups: Vec<&[&Replica]> = of_one_server.flat_map(|trees| trees.chunks(TOGETHER)).collect();
         let next = Cell::new(0);
         let walk = async || {
             let mut found = Vec::new();
-            while let Some(tree) = trees.get(next.replace(next.get() + 1)) {
-                self.files_below(tree, folder, part, files, &mut found).await?;
+            while let Some(trees) = groups.get(next.replace(next.get() + 1)) {
+                self.files_of_group(trees, folder, part, files, &mut found).await?;
             }
             Ok(found)
         };
-        let walks = (0..ASKED_AT_ONCE.min(trees.len())).map(|_| walk());
+        let walks = (0..ASKED_AT_ONCE.min(groups.len())).map(|_| walk());
         walks.collect::<FuturesUnordered<_>>().try_concat().await
     }
 
@@ -231,49 +233,78 @@ impl<'a> Walker<'a> {
         Ok(sidecar.map(|sidecar| Sidecar { content_type: None, metadata: BTreeMap::new(), ..sidecar }))
     }
 
-    async fn files_below(
+    /// What lies below `folder` in trees of one server.
+    async fn files_of_group(
         &self,
-        tree: &Replica,
+        trees: &[&Replica],
         folder: &str,
         part: Part,
         files: &Cell<usize>,
         found: &mut Vec<(Key, Seen)>,
     ) -> Result<(), VolumeError> {
-        let mut folders = vec![folder.to_owned()];
-        while let Some(folder) = folders.pop() {
-            let is_wanted = |entry: &DirEntry| match (entry.kind, part) {
-                (EntryKind::Directory, _) => true,
-                (_, Part::ALL) => {
-                    files.set(files.get() + 1);
-                    files.get() <= self.max_files
-                }
-                (_, part) => match named(&folder, &entry.name).and_then(|path| key_of(&path)) {
-                    Some((key, _)) => part.has(&key),
-                    None => part.index == 0,
-                },
+        let is_wanted = |entry: &DirEntry| self.is_wanted(entry, folder, part, files);
+        let listed = self.source.list_together(trees, folder, is_wanted).await;
+        for (tree, entries) in trees.iter().zip(listed) {
+            let entries = match entries {
+                Some(entries) => entries,
+                None => self.entries_where(tree, folder, is_wanted).await?,
             };
-            let is_over = || part == Part::ALL && files.get() > self.max_files;
-            for entry in self.entries_where(tree, &folder, is_wanted).await? {
-                if is_over() && entry.kind != EntryKind::Directory {
-                    // All of them come again, in parts.
-                    continue;
-                }
-                let Some(path) = named(&folder, &entry.name) else {
-                    self.no_blob(tree, &folder, &entry.name);
-                    continue;
-                };
-                match entry.kind {
-                    EntryKind::Directory => folders.push(path),
-                    EntryKind::File { size } => match key_of(&path) {
-                        Some((key, _)) if !key.as_bytes().starts_with(self.prefix) => {}
-                        Some((key, file)) => found.push((key, Seen { replica: tree.clone(), file, size })),
-                        None => self.no_blob(tree, &folder, &entry.name),
-                    },
-                    EntryKind::Other => self.no_blob(tree, &folder, &entry.name),
-                }
+            let mut folders = self.take(tree, folder, entries, (part, files), found);
+            while let Some(folder) = folders.pop() {
+                let is_wanted = |entry: &DirEntry| self.is_wanted(entry, &folder, part, files);
+                let entries = self.entries_where(tree, &folder, is_wanted).await?;
+                folders.extend(self.take(tree, &folder, entries, (part, files), found));
             }
         }
         Ok(())
+    }
+
+    /// Whether an entry of `folder` can be of use for a part, and is not one more than there may be.
+    fn is_wanted(&self, entry: &DirEntry, folder: &str, part: Part, files: &Cell<usize>) -> bool {
+        match (entry.kind, part) {
+            (EntryKind::Directory, _) => true,
+            (_, Part::ALL) => {
+                files.set(files.get() + 1);
+                files.get() <= self.max_files
+            }
+            (_, part) => match named(folder, &entry.name).and_then(|path| key_of(&path)) {
+                Some((key, _)) => part.has(&key),
+                None => part.index == 0,
+            },
+        }
+    }
+
+    /// Adds the files among the `entries` of a folder to those that were `found`, and answers the folders.
+    fn take(
+        &self,
+        tree: &Replica,
+        folder: &str,
+        entries: Vec<DirEntry>,
+        (part, files): (Part, &Cell<usize>),
+        found: &mut Vec<(Key, Seen)>,
+    ) -> Vec<String> {
+        let mut folders = Vec::new();
+        let is_over = part == Part::ALL && files.get() > self.max_files;
+        for entry in entries {
+            if is_over && entry.kind != EntryKind::Directory {
+                // All of them come again, in parts.
+                continue;
+            }
+            let Some(path) = named(folder, &entry.name) else {
+                self.no_blob(tree, folder, &entry.name);
+                continue;
+            };
+            match entry.kind {
+                EntryKind::Directory => folders.push(path),
+                EntryKind::File { size } => match key_of(&path) {
+                    Some((key, _)) if !key.as_bytes().starts_with(self.prefix) => {}
+                    Some((key, file)) => found.push((key, Seen { replica: tree.clone(), file, size })),
+                    None => self.no_blob(tree, folder, &entry.name),
+                },
+                EntryKind::Other => self.no_blob(tree, folder, &entry.name),
+            }
+        }
+        folders
     }
 
     async fn entries(&self, tree: &Replica, path: &str) -> Result<Vec<DirEntry>, VolumeError> {

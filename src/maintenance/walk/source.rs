@@ -80,6 +80,26 @@ impl<'a> Source<'a> {
         .await
     }
 
+    /// The entries that are wanted of the directory at `path` of some trees of one server; `None` for each that has to be asked
+    /// for by [`Source::list`].
+    pub(super) async fn list_together(
+        &self,
+        trees: &[&Replica],
+        path: &str,
+        is_wanted: impl Fn(&DirEntry) -> bool,
+    ) -> Vec<Option<Vec<DirEntry>>> {
+        match trees {
+            [first, ..] if first.directory().is_none() && !self.has_given_up(first) => {
+                let listed = self.volumes.list_together(trees, path, is_wanted).await;
+                if let (Some(silent), [Some(_), ..]) = (&self.silent, &*listed) {
+                    silent.answered(first);
+                }
+                listed
+            }
+            others => vec![None; others.len()],
+        }
+    }
+
     /// Begins to read a file; `None` if there is none.
     pub(super) async fn open(&self, replica: &Replica, path: &str) -> Result<Option<Body>, VolumeError> {
         if replica.directory().is_some() {

@@ -1,0 +1,218 @@
+//! Listings of one server asked for together, one behind the other on one kept connection (pipelining, RFC 9112, 9.3.2). A
+//! rebuild asks for millions of small ones, and to send each by itself costs both sides more than to make it.
+//!
+//! It is a short cut and has never the last word: a listing that does not come back whole, for whatever reason, is
+//! not there, and [`VolumeClient::list`] finds out what that means.
+
+use super::connect::{IDLE_LIMIT, connect};
+use super::listing::Lines;
+use super::patience::Patience;
+use super::wire::Wire;
+use super::{DirEntry, Timeouts, VolumeClient};
+use crate::model::Replica;
+use actix_codec::{Decoder, Encoder};
+use actix_http::body::BodySize;
+use actix_http::error::{ParseError, PayloadError};
+use actix_http::h1::{ClientCodec, Message, MessageType};
+use actix_http::{RequestHead, RequestHeadType, StatusCode};
+use actix_rt::time::Instant;
+use actix_tls::connect::ConnectError;
+use awc::http::header::{AUTHORIZATION, HOST, HeaderValue, InvalidHeaderValue};
+use awc::http::uri::{InvalidUri, Uri};
+use bytes::BytesMut;
+use log::debug;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use thiserror::Error;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Listings that are asked for together: their requests fit into the buffers of a socket, so that they are written while
+/// nobody reads answers, and a server is not kept from others for long.
+pub const TOGETHER: usize = 16;
+
+/// Read at once: the small listings of one turn.
+const READ_BYTES: usize = 8 << 10;
+
+/// Why a listing isn't there.
+#[derive(Debug, Error)]
+enum Missed {
+    #[error("{0}")]
+    Address(#[from] InvalidUri),
+    #[error("{0}")]
+    Header(#[from] InvalidHeaderValue),
+    #[error("{0}")]
+    Connect(#[from] ConnectError),
+    #[error("{0}")]
+    Wire(#[from] io::Error),
+    #[error("{0}")]
+    Head(#[from] ParseError),
+    #[error("{0}")]
+    Body(#[from] PayloadError),
+    #[error("it answered {0}")]
+    Status(StatusCode),
+    #[error("its answer has no end of its own")]
+    Endless,
+    #[error("the connection ended")]
+    Ended,
+    #[error("{0}")]
+    Listing(String),
+    #[error("it belongs to another cluster")]
+    Foreign,
+}
+
+/// The connections that are kept for this.
+pub(super) struct Pipelines {
+    timeouts: Timeouts,
+    /// By server, the one that was used last at the end.
+    idle: RefCell<HashMap<String, Vec<Pipeline>>>,
+}
+
+struct Pipeline {
+    wire: Wire,
+    codec: ClientCodec,
+    buffer: BytesMut,
+    used: Instant,
+}
+
+impl VolumeClient {
+    /// The entries that are wanted of the directory `path` (as in [`VolumeClient::list`]) of some places of one server, at
+    /// most [`TOGETHER`]. `None` for each whose listing did not come: that says nothing of it.
+    pub async fn list_together(
+        &self,
+        places: &[&Replica],
+        path: &str,
+        is_wanted: impl Fn(&DirEntry) -> bool,
+    ) -> Vec<Option<Vec<DirEntry>>> {
+        debug_assert!(places.len() <= TOGETHER, "{} listings at once", places.len());
+        let mut listed = Vec::with_capacity(places.len());
+        if let Err(missed) = self.list_into(&mut listed, places, path, is_wanted).await {
+            debug!("{} of {} listings of {path} came together: {missed}", listed.len(), places.len());
+        }
+        listed.resize(places.len(), None);
+        listed
+    }
+
+    async fn list_into(
+        &self,
+        listed: &mut Vec<Option<Vec<DirEntry>>>,
+        places: &[&Replica],
+        path: &str,
+        is_wanted: impl Fn(&DirEntry) -> bool,
+    ) -> Result<(), Missed> {
+        let Some(first) = places.first() else { return Ok(()) };
+        if self.health().is_foreign(first) {
+            return Err(Missed::Foreign);
+        }
+        let pipelines = &self.shared.pipelines;
+        let mut pipeline = pipelines.take(first.authority()).await?;
+        let mut head = RequestHead::default();
+        head.headers.insert(HOST, HeaderValue::from_str(first.authority())?);
+        if let Some(value) = &*self.credentials.0.load() {
+            head.headers.insert(AUTHORIZATION, HeaderValue::clone(value));
+        }
+        pipeline.ask(head, places, path).await?;
+        for _ in places {
+            let (behind, entries) = pipeline.listing(&is_wanted).await?;
+            listed.push(Some(entries));
+            pipeline = behind;
+        }
+        pipelines.keep(first.authority(), pipeline);
+        Ok(())
+    }
+}
+
+impl Pipelines {
+    pub(super) fn new(timeouts: Timeouts) -> Pipelines {
+        Pipelines { timeouts, idle: RefCell::default() }
+    }
+
+    async fn take(&self, authority: &str) -> Result<Pipeline, Missed> {
+        let kept = self.idle.borrow_mut().get_mut(authority).and_then(Vec::pop);
+        // What lies below the last one has been idle for longer, and goes when it gets its turn.
+        if let Some(pipeline) = kept.filter(|pipeline| pipeline.used.elapsed() < IDLE_LIMIT) {
+            return Ok(pipeline);
+        }
+        let uri: Uri = ["http://", authority].concat().parse()?;
+        let stream = connect(&uri, self.timeouts.connect).await?;
+        let patience = Patience { answer: self.timeouts.answer, progress: self.timeouts.write };
+        Ok(Pipeline {
+            wire: Wire::new(stream, patience),
+            codec: ClientCodec::default(),
+            buffer: BytesMut::with_capacity(READ_BYTES),
+            used: Instant::now(),
+        })
+    }
+
+    fn keep(&self, authority: &str, mut pipeline: Pipeline) {
+        if !pipeline.codec.keep_alive() || !pipeline.buffer.is_empty() {
+            return;
+        }
+        pipeline.used = Instant::now();
+        let mut idle = self.idle.borrow_mut();
+        match idle.get_mut(authority) {
+            Some(others) => others.push(pipeline),
+            None => drop(idle.insert(authority.to_owned(), vec![pipeline])),
+        }
+    }
+}
+
+impl Pipeline {
+    async fn ask(&mut self, head: RequestHead, places: &[&Replica], path: &str) -> Result<(), Missed> {
+        let mut head = Rc::new(head);
+        let mut requests = BytesMut::with_capacity(READ_BYTES);
+        for place in places {
+            let below = &place.as_str()[place.authority().len()..];
+            Rc::make_mut(&mut head).uri = [below, path, "/"].concat().parse()?;
+            let request = RequestHeadType::Rc(Rc::clone(&head), None);
+            self.codec.encode(Message::Item((request, BodySize::None)), &mut requests)?;
+        }
+        Ok(self.wire.write_all(&requests).await?)
+    }
+
+    /// The next listing, if it is a whole one, and the connection behind it.
+    async fn listing(
+        self,
+        is_wanted: impl Fn(&DirEntry) -> bool,
+    ) -> Result<(Pipeline, Vec<DirEntry>), Missed> {
+        let Pipeline { mut wire, mut codec, mut buffer, used } = self;
+        let head = loop {
+            match codec.decode(&mut buffer)? {
+                Some(head) => break head,
+                None => read(&mut wire, &mut buffer).await?,
+            }
+        };
+        if head.status != StatusCode::OK {
+            return Err(Missed::Status(head.status));
+        }
+        if codec.message_type() != MessageType::Payload {
+            return Err(Missed::Endless);
+        }
+        let (mut body, mut lines, mut entries) = (codec.into_payload_codec(), Lines::default(), Vec::new());
+        loop {
+            match body.decode(&mut buffer)? {
+                Some(Some(chunk)) => {
+                    lines.add(&chunk);
+                    while let Some(entry) = lines.next().map_err(Missed::Listing)? {
+                        if is_wanted(&entry) {
+                            entries.push(entry);
+                        }
+                    }
+                }
+                Some(None) => break,
+                None => read(&mut wire, &mut buffer).await?,
+            }
+        }
+        lines.end().map_err(Missed::Listing)?;
+        Ok((Pipeline { wire, codec: body.into_message_codec(), buffer, used }, entries))
+    }
+}
+
+async fn read(wire: &mut Wire, buffer: &mut BytesMut) -> Result<(), Missed> {
+    buffer.reserve(READ_BYTES);
+    match wire.read_buf(buffer).await? {
+        0 => Err(Missed::Ended),
+        _ => Ok(()),
+    }
+}
