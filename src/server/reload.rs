@@ -28,7 +28,7 @@ const AT_START_ONLY: [&str; 11] = [
     "volumes",
 ];
 
-/// The signals, from now on.
+/// The signals that have the configuration read again, and those of a terminal that closes.
 pub(super) struct Hangups {
     signal: Signal,
     had_terminal: bool,

@@ -1,7 +1,7 @@
 //! What a volume can fail at, told apart by what the caller has to do next: nothing has arrived, something may
 //! still happen, or the volume has said no.
 //!
-//! Everything that awc and the operating system report is translated here; no other module looks at it.
+//! Everything that awc and the operating system report is translated here; no other module looks at it, but for [`super::pipeline`], to which all failures are the same.
 
 use super::wire::WireFault;
 use crate::model::Replica;

@@ -12,55 +12,28 @@ use super::{DirEntry, Timeouts, VolumeClient};
 use crate::model::Replica;
 use actix_codec::{Decoder, Encoder};
 use actix_http::body::BodySize;
-use actix_http::error::{ParseError, PayloadError};
 use actix_http::h1::{ClientCodec, Message, MessageType};
 use actix_http::{RequestHead, RequestHeadType, StatusCode};
 use actix_rt::time::Instant;
-use actix_tls::connect::ConnectError;
-use awc::http::header::{AUTHORIZATION, HOST, HeaderValue, InvalidHeaderValue};
-use awc::http::uri::{InvalidUri, Uri};
+use awc::http::header::{AUTHORIZATION, HOST, HeaderValue};
+use awc::http::uri::Uri;
 use bytes::BytesMut;
 use log::debug;
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io;
+use std::error::Error;
 use std::rc::Rc;
-use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Listings that are asked for together: their requests fit into the buffers of a socket, so that they are written while
 /// nobody reads answers, and a server is not kept from others for long.
 pub const TOGETHER: usize = 16;
 
-/// Read at once: the small listings of one turn.
-const READ_BYTES: usize = 8 << 10;
+/// What is read at once, and written: the small listings of one turn, and the requests for them.
+const BUFFER_BYTES: usize = 8 << 10;
 
-/// Why a listing isn't there.
-#[derive(Debug, Error)]
-enum Missed {
-    #[error("{0}")]
-    Address(#[from] InvalidUri),
-    #[error("{0}")]
-    Header(#[from] InvalidHeaderValue),
-    #[error("{0}")]
-    Connect(#[from] ConnectError),
-    #[error("{0}")]
-    Wire(#[from] io::Error),
-    #[error("{0}")]
-    Head(#[from] ParseError),
-    #[error("{0}")]
-    Body(#[from] PayloadError),
-    #[error("it answered {0}")]
-    Status(StatusCode),
-    #[error("its answer has no end of its own")]
-    Endless,
-    #[error("the connection ended")]
-    Ended,
-    #[error("{0}")]
-    Listing(String),
-    #[error("it belongs to another cluster")]
-    Foreign,
-}
+/// Why a listing isn't there: for the log alone.
+type Missed = Box<dyn Error>;
 
 /// The connections that are kept for this.
 pub(super) struct Pipelines {
@@ -87,8 +60,11 @@ impl VolumeClient {
     ) -> Vec<Option<Vec<DirEntry>>> {
         debug_assert!(places.len() <= TOGETHER, "{} listings at once", places.len());
         let mut listed = Vec::with_capacity(places.len());
-        if let Err(missed) = self.list_into(&mut listed, places, path, is_wanted).await {
-            debug!("{} of {} listings of {path} came together: {missed}", listed.len(), places.len());
+        if let Some(first) = places.first()
+            && let Err(missed) = self.list_into(&mut listed, first.authority(), places, path, is_wanted).await
+        {
+            let (came, of, server) = (listed.len(), places.len(), first.authority());
+            debug!("{came} of {of} listings of {path} came together from {server}: {missed}");
         }
         listed.resize(places.len(), None);
         listed
@@ -97,28 +73,34 @@ impl VolumeClient {
     async fn list_into(
         &self,
         listed: &mut Vec<Option<Vec<DirEntry>>>,
+        server: &str,
         places: &[&Replica],
         path: &str,
         is_wanted: impl Fn(&DirEntry) -> bool,
     ) -> Result<(), Missed> {
-        let Some(first) = places.first() else { return Ok(()) };
-        if self.health().is_foreign(first) {
-            return Err(Missed::Foreign);
+        debug_assert!(
+            places.iter().all(|place| place.authority() == server),
+            "{places:?} are several servers'"
+        );
+        if places.iter().any(|place| self.health().is_foreign(place)) {
+            return Err("it belongs to another cluster".into());
         }
-        let pipelines = &self.shared.pipelines;
-        let mut pipeline = pipelines.take(first.authority()).await?;
+        let mut pipeline = self.shared.pipelines.take(server).await?;
         let mut head = RequestHead::default();
-        head.headers.insert(HOST, HeaderValue::from_str(first.authority())?);
+        head.headers.insert(HOST, HeaderValue::from_str(server)?);
         if let Some(value) = &*self.credentials.0.load() {
             head.headers.insert(AUTHORIZATION, HeaderValue::clone(value));
         }
         pipeline.ask(head, places, path).await?;
         for _ in places {
+            if !pipeline.codec.keep_alive() {
+                return Err("the answer before was to be the last one".into());
+            }
             let (behind, entries) = pipeline.listing(&is_wanted).await?;
             listed.push(Some(entries));
             pipeline = behind;
         }
-        pipelines.keep(first.authority(), pipeline);
+        self.shared.pipelines.keep(server, pipeline);
         Ok(())
     }
 }
@@ -140,7 +122,7 @@ impl Pipelines {
         Ok(Pipeline {
             wire: Wire::new(stream, patience),
             codec: ClientCodec::default(),
-            buffer: BytesMut::with_capacity(READ_BYTES),
+            buffer: BytesMut::with_capacity(BUFFER_BYTES),
             used: Instant::now(),
         })
     }
@@ -161,7 +143,7 @@ impl Pipelines {
 impl Pipeline {
     async fn ask(&mut self, head: RequestHead, places: &[&Replica], path: &str) -> Result<(), Missed> {
         let mut head = Rc::new(head);
-        let mut requests = BytesMut::with_capacity(READ_BYTES);
+        let mut requests = BytesMut::with_capacity(BUFFER_BYTES);
         for place in places {
             let below = &place.as_str()[place.authority().len()..];
             Rc::make_mut(&mut head).uri = [below, path, "/"].concat().parse()?;
@@ -184,17 +166,17 @@ impl Pipeline {
             }
         };
         if head.status != StatusCode::OK {
-            return Err(Missed::Status(head.status));
+            return Err(format!("it answered {}", head.status).into());
         }
         if codec.message_type() != MessageType::Payload {
-            return Err(Missed::Endless);
+            return Err("its answer has no body, or none with an end of its own".into());
         }
         let (mut body, mut lines, mut entries) = (codec.into_payload_codec(), Lines::default(), Vec::new());
         loop {
             match body.decode(&mut buffer)? {
                 Some(Some(chunk)) => {
                     lines.add(&chunk);
-                    while let Some(entry) = lines.next().map_err(Missed::Listing)? {
+                    while let Some(entry) = lines.next()? {
                         if is_wanted(&entry) {
                             entries.push(entry);
                         }
@@ -204,15 +186,15 @@ impl Pipeline {
                 None => read(&mut wire, &mut buffer).await?,
             }
         }
-        lines.end().map_err(Missed::Listing)?;
+        lines.end()?;
         Ok((Pipeline { wire, codec: body.into_message_codec(), buffer, used }, entries))
     }
 }
 
 async fn read(wire: &mut Wire, buffer: &mut BytesMut) -> Result<(), Missed> {
-    buffer.reserve(READ_BYTES);
+    buffer.reserve(BUFFER_BYTES);
     match wire.read_buf(buffer).await? {
-        0 => Err(Missed::Ended),
+        0 => Err("the connection ended".into()),
         _ => Ok(()),
     }
 }

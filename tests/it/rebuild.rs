@@ -16,7 +16,7 @@ use minikeyvalue::model::{File, Key, Record, path_of};
 
 use crate::harness::{
     Administered, Cluster, GoCluster, Master, Mounts, Random, TcpStub, TempDir, Volume, addresses,
-    connections, entries_of, eventually, lines_of, numbered, placer, send, stop, volumes, wait_for,
+    connections, entries_of, eventually, lines_of, numbered, placer, send, stop, try_raw, volumes, wait_for,
 };
 
 /// Keys of each kind, where there are many kinds.
@@ -174,6 +174,35 @@ fn an_index_that_is_there_is_kept_unless_it_is_to_be_discarded() {
     rebuild(&cluster.master, &["--no-checksum", "--discard-old"]);
     let without: Vec<String> = before.iter().map(|line| without_md5(line)).collect();
     same(&without, &lines_of(cluster.master.db()));
+}
+
+/// Keys of one folder are listed in all subvolumes of a server with one write; here it answers two of the requests.
+#[test]
+fn servers_that_close_connections_early_are_read_whole() {
+    let mut cluster = Cluster::start();
+    let folder = |key: &String| path_of(&Key::new(key.as_bytes()).unwrap(), File::Blob(None))[..6].to_owned();
+    let first = folder(&"/0".to_owned());
+    let keys: Vec<String> =
+        (0..).map(|number| format!("/{number}")).filter(|key| folder(key) == first).take(12).collect();
+    keys.iter().for_each(|key| cluster.master.put(key, key.as_bytes()));
+    for volume in &cluster.volumes {
+        let file = volume.dir().join(".mkv/nginx.conf");
+        let text = fs::read_to_string(&file)
+            .unwrap()
+            .replace("keepalive_requests 1000000000;", "keepalive_requests 2;");
+        fs::write(&file, text).unwrap();
+        send(volume.pid(), Signal::SIGHUP);
+        let requests = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3);
+        eventually("it closes connections early", || {
+            let answers = try_raw(&volume.addr(), requests.as_bytes()).unwrap_or_default();
+            answers.windows(9).filter(|bytes| bytes == b"HTTP/1.1 ").count() == 2
+        });
+    }
+    assert!(cluster.master.stop().success());
+    let before = lines_of(cluster.master.db());
+    lose_index(&cluster.master);
+    rebuild(&cluster.master, &[]);
+    same(&before, &lines_of(cluster.master.db()));
 }
 
 /// The entries of keys.

@@ -4,7 +4,9 @@ use super::nginx::Nginx;
 use super::stub::{Stub, nobody};
 use super::{CALM, HASTY, client, client_of};
 use minikeyvalue::model::Replica;
-use minikeyvalue::volume::{Adopt, ClusterId, Credentials, DirEntry, EntryKind, TOGETHER, probe_all_once};
+use minikeyvalue::volume::{
+    Adopt, ClusterId, Credentials, DirEntry, EntryKind, TOGETHER, VolumeClient, probe_all_once,
+};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -35,11 +37,7 @@ fn nginx_with(places: usize, extra: &str) -> Nginx {
 }
 
 /// Asks a server for the listings of its first places.
-async fn list(
-    client: &minikeyvalue::volume::VolumeClient,
-    server: &Replica,
-    count: usize,
-) -> Vec<Option<Vec<DirEntry>>> {
+async fn list(client: &VolumeClient, server: &Replica, count: usize) -> Vec<Option<Vec<DirEntry>>> {
     let places = places(server, count);
     client.list_together(&places.iter().collect::<Vec<_>>(), "/ab/cd", |_| true).await
 }
@@ -79,7 +77,7 @@ async fn a_server_that_closes_after_some_requests_has_answered_those() {
 
 #[actix_rt::test]
 async fn what_is_no_whole_listing_is_not_there() {
-    const BAD: [&str; 9] = [
+    const BAD: [&str; 13] = [
         "",
         "HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno",
         "HTTP/1.1 204 No Content\r\n\r\n",
@@ -88,6 +86,10 @@ async fn what_is_no_whole_listing_is_not_there() {
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[\n",
         "HTTP/1.1 200 OK\r\n\r\n[\n]",
+        "HTTP/1.0 200 OK\r\n\r\n[\n]",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n[\n]\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n[\n]\r\n0\r\n\r\n",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[\n]",
         "SSH-2.0-OpenSSH_9.2\r\n",
     ];
     for bad in BAD {
@@ -102,6 +104,19 @@ async fn what_is_no_whole_listing_is_not_there() {
             assert_eq!(stub.connections(), connections, "what came behind {bad:?} is not read");
         }
     }
+}
+
+#[actix_rt::test]
+async fn nothing_is_read_behind_an_answer_that_was_to_be_the_last() {
+    let stub = Stub::start(|_, peer| {
+        (0..2).for_each(|_| drop(peer.read_head()));
+        peer.write(&ONE.replacen("\r\n", "\r\nConnection: close\r\n", 1));
+        peer.write(ONE);
+        peer.freeze();
+    });
+    let start = Instant::now();
+    assert_eq!(list(&client(CALM), &stub.replica(), 2).await, [Some(vec![file("k", 5)]), None]);
+    assert!(start.elapsed() < CALM, "it was waited for");
 }
 
 #[actix_rt::test]

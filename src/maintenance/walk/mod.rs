@@ -16,7 +16,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-/// Servers, or sidecars, that are asked at the same time for one folder; with the folders of all threads a hundred.
+/// Listings (of up to [`TOGETHER`] trees of a server), or sidecars, that are asked for at the same time for one folder; with the
+/// folders of all threads a hundred.
 const ASKED_AT_ONCE: usize = 8;
 
 /// Files of a folder, on all volumes together, that are in memory at the same time: some 300 bytes each, in sixteen folders at
@@ -149,6 +150,7 @@ impl<'a> Walker<'a> {
         let lists = stream::iter(trees)
             .map(|tree| async move { Ok::<_, VolumeError>((*tree, self.entries(tree, top).await?)) });
         let lists: Vec<(&Replica, Vec<DirEntry>)> =
+            // In order, so that the trees of a server stay side by side.
             lists.buffered(ASKED_AT_ONCE).try_collect::<Vec<_>>().await?;
         let mut folders = BTreeMap::<String, Vec<&Replica>>::new();
         for (tree, entries) in lists {
@@ -244,19 +246,38 @@ impl<'a> Walker<'a> {
     ) -> Result<(), VolumeError> {
         let is_wanted = |entry: &DirEntry| self.is_wanted(entry, folder, part, files);
         let listed = self.source.list_together(trees, folder, is_wanted).await;
+        let mut alone = Vec::new();
         for (tree, entries) in trees.iter().zip(listed) {
-            let entries = match entries {
-                Some(entries) => entries,
-                None => self.entries_where(tree, folder, is_wanted).await?,
-            };
-            let mut folders = self.take(tree, folder, entries, (part, files), found);
-            while let Some(folder) = folders.pop() {
-                let is_wanted = |entry: &DirEntry| self.is_wanted(entry, &folder, part, files);
-                let entries = self.entries_where(tree, &folder, is_wanted).await?;
-                folders.extend(self.take(tree, &folder, entries, (part, files), found));
+            match entries {
+                Some(entries) => {
+                    let below = self.take(tree, folder, entries, (part, files), found);
+                    alone.extend(below.into_iter().map(|folder| (tree, folder)));
+                }
+                None => alone.push((tree, folder.to_owned())),
             }
         }
+        if !alone.is_empty() {
+            let walks = stream::iter(alone).map(|(tree, folder)| self.files_below(tree, folder, part, files));
+            found.extend(walks.buffer_unordered(ASKED_AT_ONCE).try_concat().await?);
+        }
         Ok(())
+    }
+
+    /// What lies below `folder` in one tree.
+    async fn files_below(
+        &self,
+        tree: &Replica,
+        folder: String,
+        part: Part,
+        files: &Cell<usize>,
+    ) -> Result<Vec<(Key, Seen)>, VolumeError> {
+        let (mut folders, mut found) = (vec![folder], Vec::new());
+        while let Some(folder) = folders.pop() {
+            let is_wanted = |entry: &DirEntry| self.is_wanted(entry, &folder, part, files);
+            let entries = self.entries_where(tree, &folder, is_wanted).await?;
+            folders.extend(self.take(tree, &folder, entries, (part, files), &mut found));
+        }
+        Ok(found)
     }
 
     /// Whether an entry of `folder` can be of use for a part, and is not one more than there may be.

@@ -86,11 +86,16 @@ fn agent() -> &'static ureq::Agent {
 /// is silent for ten seconds.
 #[track_caller]
 pub fn raw(addr: &str, bytes: &[u8]) -> Vec<u8> {
-    let mut stream = TcpStream::connect(addr).unwrap_or_else(|err| panic!("connect to {addr}: {err}"));
+    try_raw(addr, bytes).unwrap_or_else(|err| panic!("connect to {addr}: {err}"))
+}
+
+/// The same where nobody may listen, which is the only error.
+pub fn try_raw(addr: &str, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(addr)?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout above zero");
     // A server may answer and close before it has read everything; its answer counts, not our broken pipe.
     let _ = stream.write_all(bytes);
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
-    answer
+    Ok(answer)
 }

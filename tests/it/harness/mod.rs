@@ -21,7 +21,7 @@ mod wait;
 
 pub use admin::Administered;
 pub use fixture::{ExpectedBlob, GoCluster};
-pub use http::{Response, get, http, raw, try_http};
+pub use http::{Response, get, http, raw, try_http, try_raw};
 pub use index::{entries_of, lines_of};
 pub use laid::{age, file_at, write};
 pub use master::{Cluster, Master, MasterBuilder, addresses, numbered, placer};

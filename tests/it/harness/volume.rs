@@ -257,11 +257,12 @@ impl Volume {
         self.child = Some(command.spawn().expect("the script can be run"));
     }
 
-    /// True once somebody accepts on the port, which is leased to us: our nginx.
+    /// True once somebody answers on the port, which is leased to us: our nginx. That somebody accepts says less: a program that
+    /// another thread is starting may for a moment hold the listener with which the lease tried the port.
     fn answers(&self) -> bool {
         let head = format!("HEAD / HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.addr());
-        std::net::TcpStream::connect(self.addr()).is_ok()
-            && super::raw(&self.addr(), head.as_bytes()).starts_with(b"HTTP/1.1 ")
+        super::http::try_raw(&self.addr(), head.as_bytes())
+            .is_ok_and(|answer| answer.starts_with(b"HTTP/1.1 "))
     }
 
     fn end(&mut self, signal: Signal) -> ExitStatus {
