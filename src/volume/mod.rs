@@ -125,6 +125,11 @@ impl Credentials {
     pub fn is_some(&self) -> bool {
         self.0.load().is_some()
     }
+
+    /// What a request has as its `Authorization`.
+    fn header(&self) -> Option<HeaderValue> {
+        self.0.load().as_deref().cloned()
+    }
 }
 
 /// Never shown where headers are logged.
@@ -322,8 +327,8 @@ impl VolumeClient {
             Age::Any => request,
             Age::Fresh => request.force_close(),
         };
-        Ok(match &*self.credentials.0.load() {
-            Some(value) => request.insert_header((AUTHORIZATION, HeaderValue::clone(value))),
+        Ok(match self.credentials.header() {
+            Some(value) => request.insert_header((AUTHORIZATION, value)),
             None => request,
         })
     }

@@ -38,15 +38,14 @@ type Missed = Box<dyn Error>;
 /// The connections that are kept for this.
 pub(super) struct Pipelines {
     timeouts: Timeouts,
-    /// By server, the one that was used last at the end.
-    idle: RefCell<HashMap<String, Vec<Pipeline>>>,
+    /// By server, each since when; the one that was used last at the end.
+    idle: RefCell<HashMap<String, Vec<(Instant, Pipeline)>>>,
 }
 
 struct Pipeline {
     wire: Wire,
     codec: ClientCodec,
     buffer: BytesMut,
-    used: Instant,
 }
 
 impl VolumeClient {
@@ -88,8 +87,8 @@ impl VolumeClient {
         let mut pipeline = self.shared.pipelines.take(server).await?;
         let mut head = RequestHead::default();
         head.headers.insert(HOST, HeaderValue::from_str(server)?);
-        if let Some(value) = &*self.credentials.0.load() {
-            head.headers.insert(AUTHORIZATION, HeaderValue::clone(value));
+        if let Some(value) = self.credentials.header() {
+            head.headers.insert(AUTHORIZATION, value);
         }
         pipeline.ask(head, places, path).await?;
         for _ in places {
@@ -113,7 +112,7 @@ impl Pipelines {
     async fn take(&self, authority: &str) -> Result<Pipeline, Missed> {
         let kept = self.idle.borrow_mut().get_mut(authority).and_then(Vec::pop);
         // What lies below the last one has been idle for longer, and goes when it gets its turn.
-        if let Some(pipeline) = kept.filter(|pipeline| pipeline.used.elapsed() < IDLE_LIMIT) {
+        if let Some((_, pipeline)) = kept.filter(|(since, _)| since.elapsed() < IDLE_LIMIT) {
             return Ok(pipeline);
         }
         let uri: Uri = ["http://", authority].concat().parse()?;
@@ -123,19 +122,17 @@ impl Pipelines {
             wire: Wire::new(stream, patience),
             codec: ClientCodec::default(),
             buffer: BytesMut::with_capacity(BUFFER_BYTES),
-            used: Instant::now(),
         })
     }
 
-    fn keep(&self, authority: &str, mut pipeline: Pipeline) {
+    fn keep(&self, authority: &str, pipeline: Pipeline) {
         if !pipeline.codec.keep_alive() || !pipeline.buffer.is_empty() {
             return;
         }
-        pipeline.used = Instant::now();
-        let mut idle = self.idle.borrow_mut();
+        let (mut idle, kept) = (self.idle.borrow_mut(), (Instant::now(), pipeline));
         match idle.get_mut(authority) {
-            Some(others) => others.push(pipeline),
-            None => drop(idle.insert(authority.to_owned(), vec![pipeline])),
+            Some(others) => others.push(kept),
+            None => drop(idle.insert(authority.to_owned(), vec![kept])),
         }
     }
 }
@@ -158,7 +155,7 @@ impl Pipeline {
         self,
         is_wanted: impl Fn(&DirEntry) -> bool,
     ) -> Result<(Pipeline, Vec<DirEntry>), Missed> {
-        let Pipeline { mut wire, mut codec, mut buffer, used } = self;
+        let Pipeline { mut wire, mut codec, mut buffer } = self;
         let head = loop {
             match codec.decode(&mut buffer)? {
                 Some(head) => break head,
@@ -187,7 +184,7 @@ impl Pipeline {
             }
         }
         lines.end()?;
-        Ok((Pipeline { wire, codec: body.into_message_codec(), buffer, used }, entries))
+        Ok((Pipeline { wire, codec: body.into_message_codec(), buffer }, entries))
     }
 }
 

@@ -149,10 +149,11 @@ impl Outbox<'_> {
     /// Tells the writer, if there is anything.
     async fn send(&self) -> Result<(), RebuildError> {
         let mut gathered = self.gathered.take();
-        gathered.sort_by(|one, other| one.key().cmp(other.key()));
         if gathered.is_empty() {
             return Ok(());
         }
+        // The engine's memtable finds each one's place where it found that of the one before.
+        gathered.sort_by(|one, other| one.key().cmp(other.key()));
         self.sender.send(Batch::Records(gathered)).await.map_err(|_| RebuildError::Stopped)
     }
 }
