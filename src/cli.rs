@@ -15,8 +15,8 @@ use crate::store::Check;
 pub use commands::{
     AdminArguments, Command, CompletedShell, DrainArguments, ExportArguments, ForgetArguments, GetArguments,
     JobArguments, JobsArguments, JobsCommand, LsArguments, PaceArguments, PutArguments, RebalanceArguments,
-    RebuildArguments, RepairArguments, ScrubArguments, ServerArguments, UndrainArguments,
-    VolumeModeArguments,
+    RebuildArguments, RenameArguments, RepairArguments, ReplaceArguments, ScrubArguments, ServerArguments,
+    UndrainArguments, VolumeModeArguments,
 };
 use precedence::Words;
 use spelling::{from_go_spelling, go_bool, go_duration, go_duration_or_zero};
@@ -35,8 +35,8 @@ use structopt::clap::{App, AppSettings, Shell};
     template = "mkv {version}: {about}\n\nUSAGE:\n    {usage}\n\nCOMMANDS:\n{subcommands}\n\nFLAGS:\n{unified}\n\n{after-help}",
     after_help = "mkv COMMAND --help tells about one command.\n\n\
                   put and get speak to a server (--server); status, volumes, jobs and ls to its admin port (--admin, or\n\
-                  127.0.0.1:3900). scrub, repair, rebalance, drain, forget, undrain and volume-mode work in a running server\n\
-                  with --admin ADDR, or else on a stopped one's index. rebuild and verify-index need it stopped; check and\n\
+                  127.0.0.1:3900). scrub, repair, rebalance, drain, forget, replace, rename, undrain and volume-mode work in a\n\
+                  running server with --admin ADDR, or else on a stopped one's index. rebuild and verify-index need it stopped; check and\n\
                   export need no server at all.\n\n\
                   Every flag can be written with one dash, as in the Go original (-volumes a:1,b:1 -protect -md5sum=false),\n\
                   before or behind the command. A flag wins over its environment variable, and that over the file of --config\n\
@@ -138,6 +138,10 @@ pub struct Arguments {
     )]
     pub check: Check,
 
+    /// Where a volume's machine is found, if not under its name: name=host:port, comma separated
+    #[structopt(long, env = "MKV_ADDRESS", hide_env_values = true, value_name = "LIST")]
+    pub address: Option<String>,
+
     /// How clients reach volumes, where that differs: internal=public, comma separated
     #[structopt(long, env = "MKV_ADVERTISE", hide_env_values = true, value_name = "LIST")]
     pub advertise: Option<String>,
@@ -161,6 +165,10 @@ pub struct Arguments {
     /// Take over volumes that belong to another cluster
     #[structopt(long, env = "MKV_ADOPT", hide_env_values = true, value_name = "BOOL", default_value = "false", parse(try_from_str = go_bool))]
     pub adopt: bool,
+
+    /// Start without looking whether another master is alive on the volumes, where the index was moved or copied
+    #[structopt(long, env = "MKV_TAKEOVER", hide_env_values = true, value_name = "BOOL", default_value = "false", parse(try_from_str = go_bool))]
+    pub takeover: bool,
 
     /// When a write is durable in the index: always, or never (for comparisons only: a power cut loses writes)
     #[structopt(
@@ -243,10 +251,10 @@ impl Arguments {
     }
 }
 
-const BOOLEANS: [&str; 5] = ["protect", "md5sum", "basicauth", "adopt", "v"];
+const BOOLEANS: [&str; 6] = ["protect", "md5sum", "basicauth", "adopt", "takeover", "v"];
 
 /// The flags of the cluster that have a value; a test holds this list to what [`Arguments`] declares.
-const VALUED: [&str; 20] = [
+const VALUED: [&str; 21] = [
     "config",
     "admin",
     "admin-token",
@@ -265,6 +273,7 @@ const VALUED: [&str; 20] = [
     "bodytimeout",
     "grace",
     "check",
+    "address",
     "advertise",
     "sync",
 ];

@@ -7,6 +7,7 @@ use crate::model::{KeyError, Placer, Volume};
 use crate::rate_source::RateFileError;
 use crate::settings::Settings;
 use crate::store::{BodyLimits, StoreOptions};
+use crate::volume::Addresses;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -38,6 +39,10 @@ pub struct Config {
     pub scrub_every: Option<Duration>,
     /// Take over volumes of another cluster.
     pub adopt: bool,
+    /// Start without looking whether another master is alive.
+    pub takeover: bool,
+    /// Where volumes are found that are not where their names say.
+    pub addresses: Addresses,
     /// For the store.
     pub store: StoreOptions,
     /// For the HTTP side.
@@ -95,6 +100,9 @@ pub enum ConfigError {
     /// Not `internal=public`.
     #[error("--advertise {0:?} is not internal=public")]
     Advertise(String),
+    /// Not `name=host:port`, or a name twice.
+    #[error("--address {0:?} is not NAME=HOST:PORT, once for each name")]
+    Address(String),
     /// Not `user:password`.
     #[error("--userpass must be user:password")]
     Userpass,
@@ -145,6 +153,8 @@ impl Config {
             admin_token: Config::admin_token(arguments)?,
             scrub_every: Some(arguments.scrub_every).filter(|every| !every.is_zero()),
             adopt: arguments.adopt,
+            takeover: arguments.takeover,
+            addresses: Config::addresses(arguments)?,
             store: StoreOptions {
                 md5sum: arguments.md5sum,
                 protect: arguments.protect,
@@ -154,7 +164,7 @@ impl Config {
             api: ApiOptions {
                 fallback: fallback(given(&arguments.fallback))?,
                 basicauth: arguments.basicauth,
-                advertise: advertise(given(&arguments.advertise).unwrap_or(""))?,
+                advertise: advertised_to_clients(arguments)?,
                 body: BodyLimits { no_progress: arguments.bodytimeout },
             },
             verbosity: arguments.verbosity(),
@@ -191,6 +201,11 @@ impl Config {
         let volumes = names(arguments).map(str::parse).collect::<Result<Vec<Volume>, _>>();
         let volumes = volumes.map_err(ConfigError::Volumes)?;
         if volumes.is_empty() { Err(ConfigError::NoVolumes) } else { each_once(volumes) }
+    }
+
+    /// Where volumes are found that are not where their names say.
+    pub fn addresses(arguments: &Arguments) -> Result<Addresses, ConfigError> {
+        Ok(Addresses::new(addresses(arguments)?))
     }
 
     /// `user:password` for the volumes.
@@ -269,6 +284,33 @@ fn fallback(text: Option<&str>) -> Result<Option<String>, ConfigError> {
     let Some(text) = text else { return Ok(None) };
     let host = text.parse::<Volume>().map_err(|_| ConfigError::Fallback(text.into()))?;
     Ok(Some(host.to_string()))
+}
+
+/// `--address`: servers' names with their addresses.
+fn addresses(arguments: &Arguments) -> Result<BTreeMap<String, String>, ConfigError> {
+    let mut found = BTreeMap::new();
+    let pairs = given(&arguments.address).unwrap_or("").split(',').filter(|pair| !pair.is_empty());
+    for pair in pairs {
+        let parsed = pair.split_once('=').and_then(|(name, address)| Some((server(name)?, server(address)?)));
+        let Some((name, address)) = parsed else { return Err(ConfigError::Address(pair.into())) };
+        if found.insert(name, address).is_some() {
+            return Err(ConfigError::Address(pair.into()));
+        }
+    }
+    Ok(found)
+}
+
+/// `host:port`, without a path.
+fn server(text: &str) -> Option<String> {
+    text.parse::<Volume>().ok().filter(|volume| !volume.as_str().contains('/'))?;
+    Some(text.to_owned())
+}
+
+/// Clients are told the address of a volume too, where nothing else is advertised.
+fn advertised_to_clients(arguments: &Arguments) -> Result<BTreeMap<String, String>, ConfigError> {
+    let mut told = addresses(arguments)?;
+    told.extend(advertise(given(&arguments.advertise).unwrap_or(""))?);
+    Ok(told)
 }
 
 fn advertise(text: &str) -> Result<BTreeMap<String, String>, ConfigError> {

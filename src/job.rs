@@ -3,27 +3,31 @@
 
 use crate::cli::{
     AdminArguments, Arguments, DrainArguments, ExportArguments, ForgetArguments, JobArguments, PaceArguments,
-    RebalanceArguments, RebuildArguments, RepairArguments, ScrubArguments,
+    RebalanceArguments, RebuildArguments, RenameArguments, RepairArguments, ReplaceArguments, ScrubArguments,
 };
 use crate::config::{Config, ConfigError};
 use crate::index::table::TableError;
 use crate::maintenance::export::{self, ExportError, ExportRequest, Exported};
 use crate::maintenance::rebalance::{self, Rebalanced};
 use crate::maintenance::rebuild::{self, RebuildError, RebuildRequest};
+use crate::maintenance::rename::RenameRequest;
+use crate::maintenance::replace::ReplaceRequest;
 use crate::maintenance::scrub::{self, Origin, RepairRequest, ScrubRequest};
 use crate::maintenance::{Control, Effort, Finding, MaintenanceError, OfflineRequest, Pace, Progress, Task};
-use crate::maintenance::{drain, forget, verify};
-use crate::model::{Key, Volume, VolumeMode};
+use crate::maintenance::{drain, forget, rename, replace, verify};
+use crate::model::{Key, Replica, Volume, VolumeMode};
 use crate::rate_source::RateSource;
 use crate::remote::{Remote, RemoteError};
 use crate::shown::Shown;
 use crate::store::Depth;
-use crate::text::{json_line, say};
+use crate::text::{json_line, printable, say};
 use crate::volume::Timeouts;
 use log::info;
 use serde_json::{Value, json};
 use signal_hook::consts::TERM_SIGNALS;
 use signal_hook::flag;
+use std::collections::BTreeSet;
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,6 +58,12 @@ pub enum JobError {
     /// The job could not go on.
     #[error("{0}: {1}")]
     Cluster(&'static str, #[source] MaintenanceError),
+    /// The person could not be asked.
+    #[error("no answer can be read: {0}; --yes asks for none")]
+    Unasked(#[source] std::io::Error),
+    /// The person said no.
+    #[error("nothing was changed")]
+    NotWanted,
     /// A running server was asked, and it did not work.
     #[error(transparent)]
     Remote(#[from] RemoteError),
@@ -74,21 +84,26 @@ pub enum JobError {
 /// Runs `mkv rebuild`.
 pub fn rebuild(arguments: &Arguments, flags: &RebuildArguments) -> Result<(), JobError> {
     let config = Config::new(arguments)?;
-    let missing: Vec<Volume> = flags
-        .allow_missing
-        .iter()
-        .map(|name| name.parse())
-        .collect::<Result<_, _>>()
-        .map_err(ConfigError::from)?;
     let all = config.placer.volumes();
-    if let Some(stranger) = missing.iter().find(|volume| !all.contains(volume)) {
-        return Err(ConfigError::NoSuchVolume(stranger.clone()).into());
+    let (mut missing, mut missing_places) = (Vec::<Volume>::new(), BTreeSet::<Replica>::new());
+    for name in &flags.allow_missing {
+        let volume: Volume = name.parse().map_err(ConfigError::from)?;
+        let place: Replica = name.parse().map_err(ConfigError::from)?;
+        if all.contains(&volume) {
+            missing.push(volume);
+        } else if all.contains(&place.volume()) {
+            missing_places.insert(place);
+        } else {
+            return Err(ConfigError::NoSuchVolume(volume).into());
+        }
     }
     if all.iter().all(|volume| missing.contains(volume)) {
         return Err(ConfigError::AllMissing.into());
     }
     let request = RebuildRequest {
         volumes: all.iter().filter(|volume| !missing.contains(volume)).cloned().collect(),
+        missing: missing_places,
+        addresses: config.addresses,
         db: config.db,
         placer: config.placer,
         checksum: config.store.md5sum && !flags.no_checksum,
@@ -118,6 +133,7 @@ pub fn export(arguments: &Arguments, flags: &ExportArguments) -> Result<(), JobE
         volumes: Config::sources(arguments)?,
         unlinked: flags.unlinked,
         adopt: arguments.adopt,
+        addresses: Config::addresses(arguments)?,
         timeouts: Timeouts::for_jobs(arguments.voltimeout),
         userpass: Config::userpass(arguments)?,
     };
@@ -217,6 +233,51 @@ pub fn forget(arguments: &Arguments, flags: &ForgetArguments) -> Result<(), JobE
     Ok(())
 }
 
+/// Runs `mkv replace`.
+pub fn replace(arguments: &Arguments, flags: &ReplaceArguments) -> Result<(), JobError> {
+    let place = &flags.place;
+    if !flags.yes
+        && !is_wanted(&format!(
+            "{place}: what waits to be removed from the old drive is given up, and the old drive is never taken again. Go on? [y/N] "
+        ))?
+    {
+        return Err(JobError::NotWanted);
+    }
+    if let Some(remote) = remote(arguments)? {
+        let task = Task::Replace { volume: place.to_string(), with_blobs: flags.with_blobs };
+        return Ok(remote.run(&task, RateSource::default(), &flags.job)?);
+    }
+    let request = offline(Config::new(arguments)?);
+    let mut job = Job::new("replace", &flags.job, &PaceArguments::default())?;
+    let replace = ReplaceRequest { place: place.clone(), with_blobs: flags.with_blobs };
+    job.done(|control| replace::run(&request, &replace, control))?;
+    job.end()
+}
+
+/// Asks a person at a terminal; whoever has none is taken at their word.
+fn is_wanted(question: &str) -> Result<bool, JobError> {
+    let mut answer = String::new();
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Ok(true);
+    }
+    eprint!("{}", printable(question));
+    std::io::stdin().read_line(&mut answer).map_err(JobError::Unasked)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Runs `mkv rename`.
+pub fn rename(arguments: &Arguments, flags: &RenameArguments) -> Result<(), JobError> {
+    let (earlier, present) = (flags.earlier.clone(), flags.present.clone());
+    if let Some(remote) = remote(arguments)? {
+        let task = Task::Rename { volume: earlier.to_string(), to: present.to_string() };
+        return Ok(remote.run(&task, RateSource::default(), &flags.job)?);
+    }
+    let request = offline(Config::new(arguments)?);
+    let mut job = Job::new("rename", &flags.job, &PaceArguments::default())?;
+    job.done(|control| rename::run(&request, &RenameRequest { earlier, present }, control))?;
+    job.end()
+}
+
 /// Runs `mkv undrain` and `mkv volume-mode`.
 pub fn set_mode(
     arguments: &Arguments,
@@ -259,6 +320,8 @@ fn offline(config: Config) -> OfflineRequest {
         timeouts: Timeouts::for_jobs(config.voltimeout),
         userpass: config.userpass,
         adopt: config.adopt,
+        takeover: config.takeover.into(),
+        addresses: config.addresses,
     }
 }
 

@@ -96,6 +96,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Some(Command::Repair(flags)) => job::repair(arguments, flags)?,
         Some(Command::Drain(flags)) => job::drain(arguments, flags)?,
         Some(Command::Forget(flags)) => job::forget(arguments, flags)?,
+        Some(Command::Replace(flags)) => job::replace(arguments, flags)?,
+        Some(Command::Rename(flags)) => job::rename(arguments, flags)?,
         Some(Command::Undrain(UndrainArguments { flags, volume })) => {
             job::set_mode(arguments, volume, VolumeMode::Alive, flags)?;
         }

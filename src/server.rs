@@ -12,9 +12,13 @@ use crate::maintenance::state::StateFile;
 use crate::maintenance::{Maintenance, MaintenanceError, Schedule};
 use crate::metrics::Metrics;
 use crate::model::Volume;
-use crate::store::{Access, StoreParts, note_tombstones, settle_forever};
+use crate::store::{
+    Access, Conflict, MasterError, Mastership, StoreError, StoreParts, note_tombstones, settle_forever,
+    watch_identities,
+};
 use crate::volume::{self, Adopt, ClusterId, Credentials, Health, ProbeOutcome, Timeouts};
 use actix_rt::signal::unix::{Signal, SignalKind, signal};
+use actix_rt::time::timeout;
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer};
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -23,6 +27,7 @@ use log::{info, warn};
 use reload::{Hangups, Reload};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,6 +42,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long an idle connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// How long the volumes may take to be looked at once more before the server ends.
+const LAST_LOOKS: Duration = Duration::from_secs(5);
 
 /// Connections that the system may accept before a worker gets to them.
 const BACKLOG: u32 = 4096;
@@ -60,7 +68,7 @@ pub enum ServerError {
     },
     /// A volume of another cluster.
     #[error(
-        "volume {volume} belongs to cluster {}, not to {ours}; if the index was lost, rebuild it; --adopt takes the volume over",
+        "volume {volume} belongs to cluster {}, not to {ours}; if the index was lost, rebuild it (--allow-missing leaves out what is gone); --adopt takes the volume over",
         theirs.escape_debug()
     )]
     Foreign {
@@ -71,6 +79,15 @@ pub enum ServerError {
         /// The cluster that the index names.
         ours: String,
     },
+    /// Two volumes can't be used beside each other.
+    #[error("{0}")]
+    Conflict(Conflict),
+    /// The index is not the present one, or another server works on the volumes.
+    #[error(transparent)]
+    Master(#[from] MasterError),
+    /// What the volumes are can't be found out.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// What is remembered beside the index can't be read or written.
     #[error(transparent)]
     Maintenance(#[from] MaintenanceError),
@@ -91,7 +108,7 @@ impl Parts {
     fn new(config: &Config, index: IndexSender) -> Parts {
         let store = StoreParts {
             index,
-            health: Arc::new(Health::new(config.placer.volumes())),
+            health: Arc::new(Health::found_at(config.placer.volumes(), config.addresses.clone())),
             timeouts: Timeouts::from_voltimeout(config.voltimeout),
             placer: Arc::new(config.placer.clone()),
             options: Arc::new(ArcSwap::from_pointee(config.store.clone())),
@@ -101,6 +118,19 @@ impl Parts {
             store,
             api: Arc::new(ArcSwap::from_pointee(config.api.clone())),
             last_accepted: Arc::default(),
+        }
+    }
+}
+
+impl Parts {
+    /// Whose credentials the server's own work uses, at each moment.
+    fn access(&self) -> impl Fn() -> Access + Clone + use<> {
+        let (userpass, api) = (self.store.userpass.clone(), Arc::clone(&self.api));
+        let accepted = Arc::clone(&self.last_accepted);
+        move || match accepted.get() {
+            _ if userpass.is_some() || !api.load().basicauth => Access::Own,
+            Some(userpass) => Access::Client(userpass),
+            None => Access::Nobody,
         }
     }
 }
@@ -153,9 +183,12 @@ async fn serve(
         .parse()
         .map_err(|err| TableError::Corrupt { reason: format!("the cluster id can't be read: {err}") })?;
     parts.store.expect_next_id(&cluster).await?;
-    let state = Arc::new(StateFile::open(&config.db).map_err(MaintenanceError::from)?);
-    state.apply(&parts.store.placer);
+    let handle = parts.store.index.handle();
+    let state = Arc::new(StateFile::open(&config.db, &handle).await?);
+    state.apply(&handle, &parts.store.placer).await?;
+    refuse_port_in_use(&config)?;
     check_volumes(&parts, &cluster, config.adopt.into()).await?;
+    let master = Mastership::begin(parts.store.store(), &config.db, config.takeover.into()).await?;
     // Before anybody can see that it serves, and end it for that.
     let ends = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let server = listen(&config, &parts)?;
@@ -170,28 +203,76 @@ async fn serve(
     }
     work_in_background(&parts, cluster, config.adopt.into());
     info!("serving {} volumes on port {}", config.placer.volumes().len(), config.port);
+    let access = parts.access();
+    let last = parts.store.clone();
     let reload = Reload { config, read_again, parts, token, maintenance: maintenance.clone() };
     actix_rt::spawn(reload.at(hangups));
-    let signals = std::pin::pin!(stop_at_signal(server.handle(), ends));
-    let served = select(server, signals);
-    let ended = match select(std::pin::pin!(index.failed()), served).await {
-        Either::Left((err, _)) => return Err(err.into()),
-        Either::Right((Either::Left((ended, _)) | Either::Right((ended, _)), _)) => ended,
-    };
+    let signals = pin!(stop_at_signal(server.handle(), ends));
+    let served = async { select(server, signals).await.factor_first().0 };
+    let ended = until_the_end(&mut index, &master, access, served).await?;
     maintenance.shut_down().await;
+    let last_looks = timeout(LAST_LOOKS, last.store().look_at_last()).await;
+    if !matches!(last_looks, Ok(Ok(()))) {
+        warn!("what was written in the last second could not be looked at");
+    }
+    if let Err(err) = master.end().await {
+        warn!("telling the volumes that their master has stopped: {err}");
+    }
     index.close().await?;
     info!("stopped");
     Ok(ended?)
 }
 
+/// How the service ended by itself; an error if the index or another master ended it.
+async fn until_the_end(
+    index: &mut IndexServer,
+    master: &Mastership,
+    access: impl Fn() -> Access,
+    served: impl Future<Output = io::Result<()>>,
+) -> Result<io::Result<()>, ServerError> {
+    let broken = async {
+        match select(pin!(index.failed()), pin!(master.beat(access))).await {
+            Either::Left((err, _)) => ServerError::Table(err),
+            Either::Right((overtaken, _)) => ServerError::Master(overtaken),
+        }
+    };
+    match select(pin!(broken), pin!(served)).await {
+        Either::Left((err, _)) => Err(err),
+        Either::Right((ended, _)) => Ok(ended),
+    }
+}
+
 /// Looks at every volume once, so that the first requests know which are up.
 async fn check_volumes(parts: &Parts, cluster: &ClusterId, adopt: Adopt) -> Result<(), ServerError> {
-    for (volume, outcome) in volume::probe_all_once(&parts.store.volumes(), cluster, adopt).await {
-        if let ProbeOutcome::Foreign { found: theirs } = outcome {
-            return Err(ServerError::Foreign { volume, theirs, ours: cluster.to_string() });
+    let store = parts.store.store();
+    store.know_identities().await?;
+    parts.store.health.ask_for_admission(parts.store.placer.volumes());
+    let mut answering = Vec::new();
+    for (volume, outcome) in volume::probe_all_once(store.volumes(), cluster, adopt).await {
+        match outcome {
+            ProbeOutcome::Foreign { found: theirs } => {
+                return Err(ServerError::Foreign { volume, theirs, ours: cluster.to_string() });
+            }
+            ProbeOutcome::Stranger { .. } if parts.store.health.identity(&volume.root()).is_none() => {}
+            ProbeOutcome::Down { .. } => {}
+            ProbeOutcome::Up | ProbeOutcome::Adopted | ProbeOutcome::Stranger { .. } => {
+                answering.push(volume)
+            }
         }
     }
-    Ok(())
+    match store.recognise(&answering, adopt).await?.into_iter().next() {
+        Some(conflict) => Err(ServerError::Conflict(conflict)),
+        None => Ok(()),
+    }
+}
+
+/// Before any volume is told of this server.
+fn refuse_port_in_use(config: &Config) -> Result<(), ServerError> {
+    let address = SocketAddr::new(address(config.listen), config.port);
+    match std::net::TcpListener::bind(address) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(ServerError::Bind { port: config.port, source }),
+    }
 }
 
 fn listen(config: &Config, parts: &Parts) -> Result<actix_web::dev::Server, ServerError> {
@@ -253,13 +334,8 @@ fn work_in_background(parts: &Parts, cluster: ClusterId, adopt: Adopt) {
     let parts = parts.clone();
     arbiter.spawn_fn(move || {
         actix_rt::spawn(volume::watch(parts.store.volumes(), cluster, adopt));
-        let (userpass, api) = (parts.store.userpass.clone(), Arc::clone(&parts.api));
-        let accepted = Arc::clone(&parts.last_accepted);
-        let access = move || match accepted.get() {
-            _ if userpass.is_some() || !api.load().basicauth => Access::Own,
-            Some(userpass) => Access::Client(userpass),
-            None => Access::Nobody,
-        };
+        let access = parts.access();
+        actix_rt::spawn(watch_identities(parts.store.store(), access.clone()));
         actix_rt::spawn(note_tombstones(parts.store.store(), access.clone()));
         actix_rt::spawn(settle_forever(parts.store.store(), access));
     });
@@ -271,12 +347,12 @@ async fn stop_at_signal(server: actix_web::dev::ServerHandle, mut signals: [Sign
     next_of(&mut signals).await;
     info!("stopping when the running requests are done, in {SHUTDOWN_SECONDS} s at the latest");
     let graceful = server.stop(true);
-    if let Either::Right(_) = select(std::pin::pin!(graceful), std::pin::pin!(next_of(&mut signals))).await {
+    if let Either::Right(_) = select(pin!(graceful), pin!(next_of(&mut signals))).await {
         warn!("stopping at once; what is cut off is cleaned up at the next start");
     }
     Ok(())
 }
 
 async fn next_of([terminate, interrupt]: &mut [Signal; 2]) {
-    select(std::pin::pin!(terminate.recv()), std::pin::pin!(interrupt.recv())).await;
+    select(pin!(terminate.recv()), pin!(interrupt.recv())).await;
 }

@@ -17,7 +17,7 @@ const MAY_USE: [(&str, &[&str]); 20] = [
     ("settings", &[]),
     ("cli", &["logs", "settings", "maintenance", "store", "model"]),
     ("rate_source", &["cli", "maintenance"]),
-    ("config", &["logs", "settings", "cli", "rate_source", "api", "store", "model"]),
+    ("config", &["logs", "settings", "cli", "rate_source", "api", "store", "volume", "model"]),
     ("shown", &["text", "maintenance"]),
     ("client", &["cli", "config", "shown", "text", "model"]),
     ("check", &["cli", "config", "text", "volume", "model"]),

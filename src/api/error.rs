@@ -110,6 +110,7 @@ fn status_of(err: &StoreError) -> StatusCode {
         StoreError::Full { .. } => StatusCode::INSUFFICIENT_STORAGE,
         StoreError::Gone { .. } => StatusCode::GONE,
         StoreError::ListTooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        StoreError::NoRandom(_) | StoreError::NotTold { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         StoreError::NotEnoughVolumes { .. }
         | StoreError::NotReplicated { .. }
         | StoreError::Restless { .. }

@@ -43,15 +43,20 @@ struct Report {
     notes: Vec<String>,
     /// The cluster that it belongs to, if it says so.
     cluster: Option<String>,
+    /// Its id, 32 hex digits, if it has one.
+    identity: Option<String>,
+    /// What it was called when it got its id.
+    first_name: Option<String>,
 }
 
 /// Tries out the volumes of `--volumes`, all at the same time, and prints a line or more for each.
 pub fn run(arguments: &Arguments, flags: &AdminArguments) -> Result<(), CheckError> {
     let volumes = Config::volumes(arguments)?;
     let userpass = Config::userpass(arguments)?;
+    let addresses = Config::addresses(arguments)?;
     let timeouts = Timeouts::from_voltimeout(arguments.voltimeout);
     let mut reports: Vec<Report> = actix_rt::System::new().block_on(async {
-        let client = VolumeClient::new(timeouts, Arc::new(Health::new(&volumes)));
+        let client = VolumeClient::new(timeouts, Arc::new(Health::found_at(&volumes, addresses)));
         let client = client.with_credentials(Credentials::new(userpass.as_deref()));
         let subvolumes = arguments.subvolumes;
         join_all(volumes.iter().map(|volume| {
@@ -61,6 +66,7 @@ pub fn run(arguments: &Arguments, flags: &AdminArguments) -> Result<(), CheckErr
         .await
     });
     note_strangers(&mut reports);
+    tell_who_is_who(&mut reports);
     match flags.json {
         true => say!("{}", json_page(&reports)),
         false => reports.iter().for_each(print),
@@ -87,6 +93,32 @@ fn note_strangers(reports: &mut [Report]) {
             );
             report.notes.push(note);
         }
+    }
+}
+
+/// Two names of one volume, and names that were exchanged, are faults; another name than at first is only noted.
+fn tell_who_is_who(reports: &mut [Report]) {
+    let shown: Vec<(String, Option<String>)> =
+        reports.iter().map(|report| (report.volume.clone(), report.identity.clone())).collect();
+    for report in reports {
+        let same = shown.iter().find(|(volume, identity)| {
+            identity.is_some() && *identity == report.identity && *volume != report.volume
+        });
+        if let Some((other, _)) = same {
+            report
+                .problems
+                .push(format!("it is the same volume as {other}, or a clone of it (`mkv replace`)"));
+        }
+        match report.first_name.as_ref().filter(|name| **name != report.volume) {
+            Some(name) if shown.iter().any(|(volume, _)| volume == name) && same.is_none() => {
+                let problem =
+                    format!("it was called {name} at first, which is in this list too: were they exchanged?");
+                report.problems.push(problem);
+            }
+            Some(name) => report.notes.push(format!("it was called {name} at first")),
+            None => {}
+        }
+        report.ok = report.problems.is_empty();
     }
 }
 

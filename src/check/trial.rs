@@ -4,7 +4,7 @@
 use super::Report;
 use super::reach::why_unreachable;
 use crate::model::{CLUSTER_PATH, Replica, TRIAL_PATH, Volume};
-use crate::volume::{EntryKind, Greeting, Removal, Timeouts, VolumeClient, VolumeError};
+use crate::volume::{EntryKind, Greeting, Removal, Shown, Timeouts, VolumeClient, VolumeError};
 use bytes::Bytes;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -42,6 +42,10 @@ impl Trial<'_> {
             Ok(greeting) => {
                 let mut problems: Vec<String> = clock_problem(&greeting).into_iter().collect();
                 report.cluster = self.cluster().await;
+                if let Ok(Shown::Is(file)) = self.client.shown(&self.volume.root()).await {
+                    report.identity = Some(file.id.to_string());
+                    report.first_name = Some(file.name);
+                }
                 let places = self.places().await.unwrap_or_else(|problem| {
                     problems.push(problem);
                     vec![self.volume.root()]

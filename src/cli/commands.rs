@@ -1,7 +1,7 @@
 //! The commands, and the words and flags of each.
 
 use crate::maintenance::Rate;
-use crate::model::{Volume, VolumeMode};
+use crate::model::{Replica, Volume, VolumeMode};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -42,6 +42,10 @@ pub enum Command {
     Drain(DrainArguments),
     /// Wait no more for a volume that is gone for good: with its removals forgotten, it must come back empty or not at all
     Forget(ForgetArguments),
+    /// Take the new drive that lies in the place of a volume or subvolume that is gone
+    Replace(ReplaceArguments),
+    /// Write a volume's present name into records, without moving a blob
+    Rename(RenameArguments),
     /// Let a volume take blobs again
     Undrain(UndrainArguments),
     /// Say what a volume is to be used for: alive, readonly, drain, or down
@@ -255,6 +259,42 @@ pub struct ForgetArguments {
     /// As it was in --volumes
     #[structopt(name = "VOLUME")]
     pub volume: Volume,
+}
+
+/// Which new drive to take.
+#[derive(Debug, Clone, PartialEq, StructOpt)]
+pub struct ReplaceArguments {
+    /// For all jobs.
+    #[structopt(flatten)]
+    pub job: JobArguments,
+
+    /// Take a tree that has blobs, as a clone that is to be a volume of its own
+    #[structopt(long)]
+    pub with_blobs: bool,
+
+    /// Don't ask
+    #[structopt(short = "y", long)]
+    pub yes: bool,
+
+    /// A volume as in --volumes, or a subvolume of it, as host:3001/sv0A
+    #[structopt(name = "PLACE")]
+    pub place: Replica,
+}
+
+/// Which volume is called what.
+#[derive(Debug, Clone, PartialEq, StructOpt)]
+pub struct RenameArguments {
+    /// For all jobs.
+    #[structopt(flatten)]
+    pub job: JobArguments,
+
+    /// As it was in --volumes
+    #[structopt(name = "OLD")]
+    pub earlier: Replica,
+
+    /// As it is in --volumes
+    #[structopt(name = "NEW")]
+    pub present: Replica,
 }
 
 /// Which volume is to take blobs again.

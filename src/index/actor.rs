@@ -6,16 +6,18 @@
 
 use super::IndexError;
 use super::census::Census;
-use super::message::{Change, Claimed, Forgotten, Listing, Message, Reserved, Verb};
-use super::own_entries::{self, CLUSTER_KEY, NEXT_CLUSTER_KEY, UNNOTED_KEY};
+use super::message::{Change, Claimed, Forgotten, Listing, Message, Reserved, Rewritten, Verb};
+use super::own_entries::{self, CLUSTER_KEY, MARK_KEY, NEXT_CLUSTER_KEY, UNNOTED_KEY};
 use super::pages::{self, PAGE_ENTRIES};
 use super::reservation::{Held, Reservation};
 use super::slots::{Slots, slot_key};
 use super::table::{self, Table, TableError};
 use super::verbs::{files_of, refusal};
-use crate::model::{Intent, Key, PlacedFile, Record};
+use crate::model::{Intent, Key, Names, PlacedFile, Record};
+use arc_swap::ArcSwap;
 use log::{info, warn};
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot};
 
@@ -24,6 +26,10 @@ const BATCH_CHANGES: usize = 512;
 
 /// How long the actor collects while more messages keep coming.
 const COLLECT_FOR: Duration = Duration::from_millis(1);
+
+/// How far ahead of a version that needs it the mark is set, µs: it is written once in so much time, and an index that is
+/// older by less can't be told from the present one.
+const MARK_AHEAD_US: u64 = 10_000_000;
 
 /// Files are dated by a clock that ticks this often, in µs, at the least.
 const CLOCK_TICK_US: u64 = 20_000;
@@ -42,6 +48,10 @@ pub(super) struct Actor<T> {
     /// Messages of those whose key has come free.
     again: VecDeque<Message>,
     cluster: String,
+    /// Under which names places are told; shared with all handles.
+    names: Arc<ArcSwap<Names>>,
+    /// No version is later than this, µs since 1970; durable before one is acknowledged.
+    mark_us: u64,
     last_time_us: u64,
     grace_us: u64,
     /// `None` until somebody wants to know.
@@ -61,6 +71,7 @@ enum After {
     Reserved(Held, oneshot::Sender<Reserved>),
     Done(oneshot::Sender<()>),
     Forgotten(Forgotten, oneshot::Sender<Forgotten>),
+    Rewritten(Rewritten, oneshot::Sender<Rewritten>),
     Ended { slot: u32, waits_until: Option<u64>, reply: oneshot::Sender<()> },
 }
 
@@ -70,8 +81,10 @@ impl<T: Table> Actor<T> {
         mut table: T,
         mailbox: mpsc::Receiver<Message>,
         sender: mpsc::WeakSender<Message>,
+        names: Arc<ArcSwap<Names>>,
         grace_us: u64,
     ) -> Result<Actor<T>, TableError> {
+        let mark_us = own_entries::stored_mark(&mut table)?;
         let cluster = own_entries::cluster_id(&mut table)?;
         let slots = own_entries::stored_slots(&mut table, now_us() + grace_us)?;
         let last_time_us = table.written_us() + CLOCK_TICK_US;
@@ -89,6 +102,8 @@ impl<T: Table> Actor<T> {
             parked: HashMap::new(),
             again: VecDeque::new(),
             cluster,
+            names,
+            mark_us,
             last_time_us,
             grace_us,
             census: None,
@@ -128,6 +143,11 @@ impl<T: Table> Actor<T> {
         let started = Instant::now();
         let mut next = Some(first);
         while let Some(message) = next.take() {
+            if matches!(message, Message::RewriteNames { .. }) && !batch.changes.is_empty() {
+                // It reads records as they were before the batch, and would undo what the batch changes.
+                self.again.push_front(message);
+                return Ok(());
+            }
             self.handle(message, batch)?;
             if !batch.close && batch.changes.len() < BATCH_CHANGES && started.elapsed() < COLLECT_FOR {
                 next = self.waiting().ok();
@@ -173,7 +193,7 @@ impl<T: Table> Actor<T> {
             }
             Message::Abandon { slot } => self.free(slot, Some(now_us() + self.grace_us)),
             Message::Claim { slot, reply } => {
-                if let Err(Ok(Some(reservation))) = reply.send(self.claim(slot)?) {
+                if let Err(Ok(Some(reservation))) = reply.send(self.claim(slot, batch)?) {
                     self.take_back(reservation);
                 }
             }
@@ -198,7 +218,8 @@ impl<T: Table> Actor<T> {
                 drop(reply.send(page));
             }
             Message::Scan { from, limit, reply } => {
-                drop(reply.send(pages::scan(&mut self.table, from, limit)?));
+                let names = self.names.load();
+                drop(reply.send(pages::scan(&mut self.table, from, limit, &names)?));
             }
             Message::Unnoted { reply } => drop(reply.send(self.is_unnoted()?)),
             Message::Noted { reply } => {
@@ -223,8 +244,27 @@ impl<T: Table> Actor<T> {
                 }
                 batch.after.push(After::Done(reply));
             }
-            Message::Forget { volume, from, reply } => {
-                let (forgotten, slots) = self.slots.forget(&volume, from);
+            Message::OwnEntries { prefix, reply } => {
+                drop(reply.send(pages::own_entries(&mut self.table, &prefix)?));
+            }
+            Message::ChangeOwn { changes, reply } => {
+                batch.changes.extend(changes);
+                batch.after.push(After::Done(reply));
+            }
+            Message::SetNames { names, reply } => {
+                self.slots.set_names(&names);
+                self.names.store(Arc::new(names));
+                let _ = reply.send(());
+            }
+            Message::RewriteNames { from, reply } => {
+                let names = self.names.load();
+                let (rewritten, changes) = pages::rewrite_names(&mut self.table, from, &names)?;
+                batch.changes.extend(changes);
+                batch.after.push(After::Rewritten(rewritten, reply));
+            }
+            Message::Mark { reply } => drop(reply.send(self.mark_us)),
+            Message::Forget { places, from, reply } => {
+                let (forgotten, slots) = self.slots.forget(&places, from);
                 for slot in slots {
                     let value = self.slots.intent(slot).map_or_else(Vec::new, Intent::to_value);
                     batch.changes.push(table::Change::Put { key: slot_key(slot), value });
@@ -251,6 +291,7 @@ impl<T: Table> Actor<T> {
                 }
                 After::Done(reply) => drop(reply.send(())),
                 After::Forgotten(forgotten, reply) => drop(reply.send(forgotten)),
+                After::Rewritten(rewritten, reply) => drop(reply.send(rewritten)),
                 After::Ended { slot, waits_until, reply } => {
                     self.free(slot, waits_until);
                     let _ = reply.send(());
@@ -298,7 +339,7 @@ impl<T: Table> Actor<T> {
         reply: oneshot::Sender<Reserved>,
         batch: &mut Batch,
     ) {
-        let time_us = self.new_time(&key, previous.as_ref());
+        let time_us = self.new_time(&key, previous.as_ref(), batch);
         let generation = previous.is_some() || self.slots.has_intents(&key);
         let mut files = files_of(&key, &verb, previous.as_ref(), generation.then_some(time_us));
         let mut waits_until_us = 0;
@@ -341,11 +382,16 @@ impl<T: Table> Actor<T> {
     }
 
     /// Later than everything that this process, or the key's history, has seen.
-    fn new_time(&mut self, key: &Key, previous: Option<&Record>) -> u64 {
+    fn new_time(&mut self, key: &Key, previous: Option<&Record>, batch: &mut Batch) -> u64 {
         let generation =
             previous.and_then(|record| record.generation).map_or(0, |generation| generation.time_us());
         let floor = self.last_time_us.max(generation).max(self.slots.last_time_us(key));
         self.last_time_us = now_us().max(floor + 1);
+        if self.last_time_us > self.mark_us {
+            self.mark_us = self.last_time_us + MARK_AHEAD_US;
+            let value = own_entries::mark_value(self.mark_us);
+            batch.changes.push(table::Change::Put { key: MARK_KEY.into(), value });
+        }
         self.last_time_us
     }
 
@@ -365,6 +411,7 @@ impl<T: Table> Actor<T> {
         batch: &mut Batch,
         reply: oneshot::Sender<()>,
     ) {
+        let left = self.names.load().files(left);
         let Some(intent) = self.slots.intent_mut(slot) else { return };
         if let Change::Store { record, before } = change {
             if let Some(census) = &mut self.census {
@@ -385,14 +432,14 @@ impl<T: Table> Actor<T> {
         batch.after.push(After::Ended { slot, waits_until, reply });
     }
 
-    fn claim(&mut self, slot: u32) -> Result<Claimed, TableError> {
+    fn claim(&mut self, slot: u32, batch: &mut Batch) -> Result<Claimed, TableError> {
         let Some(key) = self.slots.intent(slot).map(|intent| intent.key.clone()) else { return Ok(Ok(None)) };
         let previous = match self.record(&key)? {
             Ok(previous) => previous,
             Err(err) => return Ok(Err(err)),
         };
         let Some(intent) = self.slots.hold_due(slot, now_us()) else { return Ok(Ok(None)) };
-        let time_us = self.new_time(&key, previous.as_ref());
+        let time_us = self.new_time(&key, previous.as_ref(), batch);
         let files = intent.files.clone();
         let elsewhere = self.slots.files_of_others(&key, slot);
         let waits_until_us = 0;
@@ -408,6 +455,7 @@ impl<T: Table> Actor<T> {
     fn record(&mut self, key: &Key) -> Result<Result<Option<Record>, IndexError>, TableError> {
         let value = self.table.get_many(&[key.as_bytes()])?.pop().flatten();
         let record = value.map(|value| Record::parse(&value)).transpose();
+        let record = record.map(|found| found.map(|record| self.names.load().record(record)));
         Ok(record.map_err(|source| IndexError::Record { key: key.clone(), source }))
     }
 

@@ -1,6 +1,7 @@
 //! What an entry of the index may be, for those that read all of them.
 
-use super::own_entries::{CLUSTER_KEY, FORMAT_KEY, NEXT_CLUSTER_KEY, UNNOTED_KEY};
+use super::facts;
+use super::own_entries::{CLUSTER_KEY, FORMAT_KEY, MARK_KEY, NEXT_CLUSTER_KEY, UNNOTED_KEY, parse_mark};
 use super::slots::parse_slot_key;
 use crate::model::{Intent, Key, Record};
 use std::collections::BTreeSet;
@@ -26,6 +27,15 @@ pub fn fault_of(key: &[u8], value: &[u8]) -> Option<String> {
 fn fault_of_reserved(key: &[u8], value: &[u8]) -> Option<String> {
     if [CLUSTER_KEY, NEXT_CLUSTER_KEY, FORMAT_KEY, UNNOTED_KEY].iter().any(|known| known.as_bytes() == key) {
         return None;
+    }
+    let is_right = match key == MARK_KEY.as_bytes() {
+        true => Some(parse_mark(value).is_some()),
+        false => facts::is_right(key, value),
+    };
+    match is_right {
+        Some(true) => return None,
+        Some(false) => return Some(format!("{:?} can't be read", value.escape_ascii().to_string())),
+        None => {}
     }
     match parse_slot_key(key) {
         Some(_) if value.is_empty() || Intent::parse(value).is_some() => None,

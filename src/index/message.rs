@@ -1,7 +1,8 @@
 //! What can be said to the index actor. Each message is a verb that carries its invariant, with its own reply.
 
+use super::table::{self, Entry};
 use super::{IndexError, KeyCounts, Reservation};
-use crate::model::{Intent, Key, PlacedFile, Record, RecordError, Replica, State, Volume};
+use crate::model::{Intent, Key, Names, PlacedFile, Record, RecordError, Replica, State, Volume};
 use std::ops::Bound;
 use tokio::sync::oneshot;
 
@@ -91,6 +92,34 @@ pub struct Forgotten {
     pub is_held: bool,
     /// The slot to go on from; `None` behind the last.
     pub next: Option<u32>,
+}
+
+/// A volume with all its subvolumes, or one place of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Places {
+    /// Everything on a volume.
+    Volume(Volume),
+    /// One subvolume, or a volume's root without its subvolumes.
+    Only(Replica),
+}
+
+impl Places {
+    /// Whether a place is one of them.
+    pub fn contains(&self, place: &Replica) -> bool {
+        match self {
+            Places::Volume(volume) => place.volume() == *volume,
+            Places::Only(only) => place == only,
+        }
+    }
+}
+
+/// Records in which earlier names of places became the present ones.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rewritten {
+    /// How many.
+    pub records: u64,
+    /// Where to go on; `None` when there are no more.
+    pub next: Option<Bound<Vec<u8>>>,
 }
 
 /// Files that wait to be settled.
@@ -198,9 +227,33 @@ pub(super) enum Message {
     EndRename {
         reply: Reply<()>,
     },
-    /// Lets go of what waits to be removed from a volume, in some slots from `from` on.
+    /// The index's own entries whose keys begin with `prefix`, which begins with the reserved prefix.
+    OwnEntries {
+        prefix: String,
+        reply: Reply<Vec<Entry>>,
+    },
+    /// Changes some of them.
+    ChangeOwn {
+        changes: Vec<table::Change>,
+        reply: Reply<()>,
+    },
+    /// From now on records and intents are told under these present names.
+    SetNames {
+        names: Names,
+        reply: Reply<()>,
+    },
+    /// Writes present names into one page of records.
+    RewriteNames {
+        from: Bound<Vec<u8>>,
+        reply: Reply<Rewritten>,
+    },
+    /// No version is later than this, µs since 1970.
+    Mark {
+        reply: Reply<u64>,
+    },
+    /// Lets go of what waits to be removed from a place, in some slots from `from` on.
     Forget {
-        volume: Volume,
+        places: Places,
         from: u32,
         reply: Reply<Forgotten>,
     },

@@ -6,6 +6,7 @@
 
 mod actor;
 mod census;
+mod facts;
 mod grammar;
 pub mod leveldb;
 mod lookups;
@@ -20,18 +21,21 @@ pub mod table;
 mod tests;
 mod verbs;
 
-use crate::model::{File, Intent, Key, PlacedFile, Record, RecordError, Replica, Volume};
+use crate::model::{File, Intent, Key, Names, PlacedFile, Record, RecordError, Replica};
 pub use actor::now_us;
+use arc_swap::ArcSwap;
 pub use census::KeyCounts;
+pub use facts::{MasterEntry, VolumeEntry, identity_entries};
 pub use grammar::fault_of;
 use lookups::Lookups;
 use measured::Measured;
 use message::Message;
-pub use message::{Forgotten, Listing, Page, PageRequest, Records, Verb, WaitingFiles};
+pub use message::{Forgotten, Listing, Page, PageRequest, Places, Records, Rewritten, Verb, WaitingFiles};
 pub use own_entries::founding_entries;
 pub use reservation::{Ending, Reservation};
 use std::ops::Bound;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use table::{Table, TableError};
 use thiserror::Error;
@@ -90,14 +94,17 @@ pub enum IndexError {
 
 /// Owns the index thread.
 pub struct IndexServer {
-    sender: mpsc::Sender<Message>,
+    sender: IndexSender,
     thread: JoinHandle<()>,
     ended: oneshot::Receiver<Result<(), TableError>>,
 }
 
 /// How to reach the index from any thread; [`IndexSender::handle`] makes the handle of a thread.
 #[derive(Clone)]
-pub struct IndexSender(mpsc::Sender<Message>);
+pub struct IndexSender {
+    sender: mpsc::Sender<Message>,
+    names: Arc<ArcSwap<Names>>,
+}
 
 impl IndexServer {
     /// Starts the thread, opens the table in it with `open`, and reads what an earlier process left unfinished.
@@ -110,9 +117,11 @@ impl IndexServer {
         let (opened_tx, opened) = std::sync::mpsc::sync_channel(1);
         let (ended_tx, ended) = oneshot::channel();
         let weak = sender.downgrade();
+        let names = Arc::<ArcSwap<Names>>::default();
+        let shared = Arc::clone(&names);
         let run = move || {
-            let actor =
-                open().and_then(|table| actor::Actor::new(Measured::new(table), mailbox, weak, grace_us));
+            let actor = open()
+                .and_then(|table| actor::Actor::new(Measured::new(table), mailbox, weak, shared, grace_us));
             match actor {
                 Ok(actor) => {
                     let _ = opened_tx.send(Ok(()));
@@ -126,12 +135,12 @@ impl IndexServer {
             .spawn(run)
             .expect("the system has room for one more thread at start");
         opened.recv().expect("the index thread answers before it ends")?;
-        Ok(IndexServer { sender, thread, ended })
+        Ok(IndexServer { sender: IndexSender { sender, names }, thread, ended })
     }
 
     /// What other threads make their handles from.
     pub fn sender(&self) -> IndexSender {
-        IndexSender(self.sender.clone())
+        self.sender.clone()
     }
 
     /// Waits until the actor has ended by itself, which it does only after an error of the table.
@@ -144,7 +153,7 @@ impl IndexServer {
 
     /// Ends the actor after everything that is in its mailbox, and closes the table.
     pub async fn close(self) -> Result<(), TableError> {
-        let _ = self.sender.send(Message::Close).await;
+        let _ = self.sender.sender.send(Message::Close).await;
         let ended = self.ended.await.unwrap_or(Ok(()));
         let _ = self.thread.join();
         ended
@@ -154,7 +163,8 @@ impl IndexServer {
 impl IndexSender {
     /// A handle for the calling thread. Must be called within an actix runtime.
     pub fn handle(&self) -> Index {
-        Index { sender: self.0.clone(), lookups: Rc::new(Lookups::new(self.0.clone())) }
+        let lookups = Rc::new(Lookups::new(self.sender.clone()));
+        Index { sender: self.sender.clone(), names: Arc::clone(&self.names), lookups }
     }
 }
 
@@ -162,6 +172,7 @@ impl IndexSender {
 #[derive(Clone)]
 pub struct Index {
     sender: mpsc::Sender<Message>,
+    names: Arc<ArcSwap<Names>>,
     lookups: Rc<Lookups>,
 }
 
@@ -170,6 +181,7 @@ impl Index {
     pub async fn locate(&self, key: &Key) -> Result<Option<Record>, IndexError> {
         let value = self.lookups.get(key.clone()).await?;
         let record = value.map(|value| Record::parse(&value)).transpose();
+        let record = record.map(|found| found.map(|record| self.names.load().record(record)));
         record.map_err(|source| IndexError::Record { key: key.clone(), source })
     }
 
@@ -267,10 +279,30 @@ impl Index {
         self.ask(|reply| Message::EndRename { reply }).await
     }
 
-    /// Lets go of what waits to be removed from `volume`, in some thousand slots from `from` on.
-    pub async fn forget(&self, volume: &Volume, from: u32) -> Result<Forgotten, IndexError> {
-        let volume = volume.clone();
-        self.ask(|reply| Message::Forget { volume, from, reply }).await
+    /// From now on records and intents are told under these present names.
+    pub async fn set_names(&self, names: Names) -> Result<(), IndexError> {
+        self.ask(|reply| Message::SetNames { names, reply }).await
+    }
+
+    /// Under which names places are told.
+    pub fn names(&self) -> Arc<Names> {
+        self.names.load_full()
+    }
+
+    /// Writes present names into the records from `from` on, a page of them.
+    pub async fn rewrite_names(&self, from: Bound<Vec<u8>>) -> Result<Rewritten, IndexError> {
+        self.ask(|reply| Message::RewriteNames { from, reply }).await
+    }
+
+    /// The time that no version is later than, µs since 1970. It is durable.
+    pub async fn mark_us(&self) -> Result<u64, IndexError> {
+        self.ask(|reply| Message::Mark { reply }).await
+    }
+
+    /// Lets go of what waits to be removed from `places`, in some thousand slots from `from` on.
+    pub async fn forget(&self, places: &Places, from: u32) -> Result<Forgotten, IndexError> {
+        let places = places.clone();
+        self.ask(|reply| Message::Forget { places, from, reply }).await
     }
 
     async fn send(&self, message: Message) -> Result<(), IndexError> {

@@ -2,7 +2,7 @@
 
 use super::slots::{MAX_SLOTS, RESERVED_PREFIX, Slots, parse_slot_key};
 use super::table::{self, Table, TableError};
-use crate::model::Intent;
+use crate::model::{Generation, Intent};
 use std::ops::Bound;
 
 /// Entries that are read at once; the number only bounds memory.
@@ -13,6 +13,21 @@ pub(super) const CLUSTER_KEY: &str = "!mkv/cluster";
 pub(super) const NEXT_CLUSTER_KEY: &str = "!mkv/cluster-next";
 /// There while the tombstones of a copied index have no sidecars yet.
 pub(super) const UNNOTED_KEY: &str = "!mkv/unnoted";
+
+/// The id of each volume and subvolume, by its name.
+pub(super) const PLACE_PREFIX: &str = "!mkv/volume/";
+/// What the operator wants of a volume that is not simply alive, by its name.
+pub(super) const MODE_PREFIX: &str = "!mkv/mode/";
+/// There when [`MODE_PREFIX`] tells all that is to be known, and no file beside the index.
+pub(super) const MODES_KEY: &str = "!mkv/modes";
+/// An id that was given up, and is never taken again.
+pub(super) const GONE_PREFIX: &str = "!mkv/gone/";
+/// A volume that was empty when it was taken as a new drive.
+pub(super) const NEW_PREFIX: &str = "!mkv/new/";
+/// Which master the index belongs to.
+pub(super) const MASTER_KEY: &str = "!mkv/master";
+/// No version is later than this time.
+pub(super) const MARK_KEY: &str = "!mkv/mark";
 
 pub(super) const FORMAT_KEY: &str = "!mkv/format";
 /// The version of what stands below [`RESERVED_PREFIX`].
@@ -43,6 +58,25 @@ fn random_id() -> std::io::Result<String> {
     let mut bytes = [0; 16];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
+}
+
+/// The time that no version is later than, µs since 1970; 0 where none is stored.
+pub(super) fn stored_mark<T: Table>(table: &mut T) -> Result<u64, TableError> {
+    match table.get_many(&[MARK_KEY.as_bytes()])?.pop().flatten() {
+        None => Ok(0),
+        Some(value) => parse_mark(&value)
+            .ok_or_else(|| TableError::Corrupt { reason: format!("{MARK_KEY} is {}", value.escape_ascii()) }),
+    }
+}
+
+/// The value of [`MARK_KEY`]: 16 hex digits, as generations are written.
+pub(super) fn mark_value(mark_us: u64) -> Vec<u8> {
+    Generation::new(mark_us).to_string().into_bytes()
+}
+
+/// Reads it.
+pub(super) fn parse_mark(value: &[u8]) -> Option<u64> {
+    Some(Generation::parse(std::str::from_utf8(value).ok()?)?.time_us())
 }
 
 /// What an earlier process had under way may have been cut off at any point.

@@ -1,10 +1,10 @@
 //! Pages: the records, or the keys of one state, that stand in the index from a key on.
 
 use super::IndexError;
-use super::message::{Listing, Page, PageRequest, Records};
+use super::message::{Listing, Page, PageRequest, Records, Rewritten};
 use super::slots::Slots;
 use super::table::{self, Table, TableError};
-use crate::model::{Key, Record, RecordError};
+use crate::model::{Key, Names, Record, RecordError};
 use std::ops::{Bound, RangeBounds};
 
 /// Entries that one listing message reads at most: a few milliseconds, the longest that others wait for it.
@@ -18,12 +18,55 @@ pub(super) fn scan(
     table: &mut impl Table,
     from: Bound<Vec<u8>>,
     limit: usize,
+    names: &Names,
 ) -> Result<Records, TableError> {
     let count = limit.clamp(1, PAGE_ENTRIES);
     let page = table.page(from.as_ref().map(Vec::as_slice), count)?;
-    let record = |(key, value): table::Entry| Some((Key::new(key).ok()?, Record::parse(&value)));
+    let record = |(key, value): table::Entry| {
+        Some((Key::new(key).ok()?, Record::parse(&value).map(|record| names.record(record))))
+    };
     let next = page.next.map(Bound::Excluded);
     Ok(Records { entries: page.entries.into_iter().filter_map(record).collect(), next })
+}
+
+/// The changes that write present names into the records from `from` on, a page of them.
+pub(super) fn rewrite_names(
+    table: &mut impl Table,
+    from: Bound<Vec<u8>>,
+    names: &Names,
+) -> Result<(Rewritten, Vec<table::Change>), TableError> {
+    let page = table.page(from.as_ref().map(Vec::as_slice), PAGE_ENTRIES)?;
+    let mut changes = Vec::new();
+    for (key, value) in page.entries {
+        // A value that is no record is left to whoever reads it.
+        if let (true, Ok(record)) = (key.first() == Some(&b'/'), Record::parse(&value)) {
+            let present = names.record(record).to_value();
+            if present != value {
+                changes.push(table::Change::Put { key, value: present });
+            }
+        }
+    }
+    let rewritten = Rewritten { records: changes.len() as u64, next: page.next.map(Bound::Excluded) };
+    Ok((rewritten, changes))
+}
+
+/// The index's own entries whose keys begin with `prefix`.
+pub(super) fn own_entries(table: &mut impl Table, prefix: &str) -> Result<Vec<table::Entry>, TableError> {
+    let mut found = Vec::new();
+    let mut from = Bound::Included(prefix.as_bytes().to_vec());
+    loop {
+        let page = table.page(from.as_ref().map(Vec::as_slice), PAGE_ENTRIES)?;
+        for (key, value) in page.entries {
+            if !key.starts_with(prefix.as_bytes()) {
+                return Ok(found);
+            }
+            found.push((key, value));
+        }
+        match page.next {
+            Some(key) => from = Bound::Excluded(key),
+            None => return Ok(found),
+        }
+    }
 }
 
 /// A page of the keys that there are.

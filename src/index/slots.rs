@@ -3,8 +3,8 @@
 //! Intents live in numbered slots of the index that are overwritten again and again, so that a write leaves no
 //! tombstone in the engine. A slot is either free, held by a writer, or waiting to be settled.
 
-use super::message::{Forgotten, WaitingFiles};
-use crate::model::{Intent, Key, PlacedFile, Volume};
+use super::message::{Forgotten, Places, WaitingFiles};
+use crate::model::{Intent, Key, Names, PlacedFile};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// All entries that are not keys of blobs begin with this; keys begin with `/`, which sorts behind.
@@ -210,21 +210,28 @@ impl Slots {
         }
     }
 
-    /// Drops the files on `volume` from waiting intents, in some slots from `from` on; also answers the slots that changed.
+    /// From now on files are told under present names.
+    pub(super) fn set_names(&mut self, names: &Names) {
+        for intent in self.intents.values_mut() {
+            intent.files = names.files(std::mem::take(&mut intent.files));
+        }
+    }
+
+    /// Drops the files at `places` from waiting intents, in some slots from `from` on; also answers the slots that changed.
     /// An intent without files is none any more. Held ones are left to who holds them.
-    pub(super) fn forget(&mut self, volume: &Volume, from: u32) -> (Forgotten, Vec<u32>) {
+    pub(super) fn forget(&mut self, places: &Places, from: u32) -> (Forgotten, Vec<u32>) {
         let to = self.used.min(from.saturating_add(SLOTS_AT_ONCE));
         let mut forgotten = Forgotten { next: (to < self.used).then_some(to), ..Forgotten::default() };
         let mut changed = Vec::new();
         for slot in from..to {
             let is_held = !self.due_of.contains_key(&slot);
             let Some(intent) = self.intents.get_mut(&slot) else { continue };
-            let count = intent.files.iter().filter(|placed| placed.replica.volume() == *volume).count();
+            let count = intent.files.iter().filter(|placed| places.contains(&placed.replica)).count();
             if count > 0 && is_held {
                 forgotten.is_held = true;
             } else if count > 0 {
                 forgotten.files += count as u64;
-                intent.files.retain(|placed| placed.replica.volume() != *volume);
+                intent.files.retain(|placed| !places.contains(&placed.replica));
                 if intent.files.is_empty() {
                     self.clear(slot);
                 }
@@ -335,7 +342,7 @@ mod tests {
         };
         let (alone, both) = (add("/alone", "a:1/sv00 a:1/sv01"), add("/both", "a:1/sv00 b:1"));
         let (other, held) = (add("/other", "b:1 a:10"), add("/held", "a:1"));
-        let volume = "a:1".parse().expect("a volume");
+        let volume = Places::Volume("a:1".parse().expect("a volume"));
         let forgotten = Forgotten { files: 3, is_held: true, next: None };
         assert_eq!(slots.forget(&volume, 0), (forgotten, vec![alone, both]));
         assert!(slots.intent(alone).is_none() && !slots.has_intents(&intent("/alone").key));

@@ -288,7 +288,11 @@ async fn slots_are_used_again_and_gone_after_a_clean_stop() {
     assert_eq!(table.slots(), Vec::<String>::new());
     let disk = table.disk.lock().unwrap();
     let reserved = disk.entries.keys().filter(|key| key.starts_with(b"!")).count();
-    assert_eq!((disk.entries.len(), reserved), (52, 2), "the records, the cluster id and the format");
+    assert_eq!(
+        (disk.entries.len(), reserved),
+        (53, 3),
+        "the records, the cluster id, the format and the mark"
+    );
 }
 
 #[actix_rt::test]

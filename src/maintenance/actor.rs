@@ -6,11 +6,13 @@
 
 use super::finding::word;
 use super::job::{BeginError, DEFAULT_RATE, Job, JobState, NoSuchJob, Order, Task};
+use super::rename::RenameRequest;
+use super::replace::ReplaceRequest;
 use super::scrub::{self, Origin, RepairRequest, ScrubRequest};
 use super::state::StateFile;
 use super::status::Status;
 use super::threads::{Effort, yield_to_clients};
-use super::{Control, MaintenanceError, Rate, drain, forget, offline::Survey, rebalance};
+use super::{Control, MaintenanceError, Rate, drain, forget, offline::Survey, rebalance, rename, replace};
 use crate::index::now_us;
 use crate::model::Volume;
 use crate::store::{Depth, StoreParts};
@@ -220,10 +222,13 @@ impl Actor {
         {
             return Err(BeginError::NoSuchVolume(volume.clone()));
         }
-        if let Task::Forget { volume } = &order.task
-            && volume.parse::<Volume>().is_err()
-        {
-            return Err(BeginError::NoSuchVolume(volume.clone()));
+        let names = match &order.task {
+            Task::Forget { volume } | Task::Replace { volume, .. } => vec![volume],
+            Task::Rename { volume, to } => vec![volume, to],
+            _ => Vec::new(),
+        };
+        if let Some(name) = names.into_iter().find(|name| name.parse::<Volume>().is_err()) {
+            return Err(BeginError::NoSuchVolume(name.clone()));
         }
         self.last_id += 1;
         let id = self.last_id;
@@ -343,7 +348,7 @@ async fn perform(
     let grace = parts.options.load().grace;
     let depth = |quick| if quick { Depth::Sizes } else { Depth::Contents };
     let scrub = match task {
-        Task::Rebalance => return Ok(rebalance::run_online(&parts, &control).await?),
+        Task::Rebalance => return rebalance::run_online(&parts, &control).await,
         Task::Drain { volume } => {
             let volume: Volume = volume.parse().expect("it is one of ours");
             return drain::run_online(&parts, &state, &volume, &control).await;
@@ -351,6 +356,15 @@ async fn perform(
         Task::Forget { volume } => {
             let volume: Volume = volume.parse().expect("it was parsed before");
             return forget::forget(&parts, &state, &volume, &control).await.map(drop);
+        }
+        Task::Replace { volume, with_blobs } => {
+            let place = volume.parse().expect("it was parsed before");
+            return replace::take(&parts, &ReplaceRequest { place, with_blobs }, &control).await;
+        }
+        Task::Rename { volume, to } => {
+            let parsed = |name: String| name.parse().expect("it was parsed before");
+            let request = RenameRequest { earlier: parsed(volume), present: parsed(to) };
+            return rename::write(&parts, &request, &control).await;
         }
         Task::Scrub { quick, scheduled } => {
             let origin = if scheduled { Origin::Scheduled } else { Origin::Asked };
@@ -368,6 +382,7 @@ async fn perform(
     };
     control.progress.begin("reading the index", 0);
     let survey = Survey::of(&parts.index.handle(), &parts.placer).await?;
+    parts.store().recognise_strangers(&survey.strangers).await?;
     if let (Origin::Scheduled, Some(every)) = (scrub.origin, scrub_every) {
         // It takes about half of the time until the next one, instead of a burst.
         let blobs = (survey.keys as f64 * 2.0 / every.as_secs_f64()).max(1.0);

@@ -18,7 +18,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Empties a volume of a cluster whose index nobody else has open. Blocks the calling thread.
 pub fn run(request: &OfflineRequest, volume: &Volume, control: &Control) -> Result<(), MaintenanceError> {
     offline::run(request, control, async |opened| {
-        opened.state.set_mode(&opened.parts.placer, volume, VolumeMode::Drain)?;
+        let handle = opened.parts.index.handle();
+        opened.state.set_mode(&handle, &opened.parts.placer, volume, VolumeMode::Drain).await?;
         let _watching = opened.join().await?;
         rebalance::run_opened(&opened, control).await?;
         let left = left_on(&opened.parts.index.handle(), volume, control).await?;
@@ -29,7 +30,9 @@ pub fn run(request: &OfflineRequest, volume: &Volume, control: &Control) -> Resu
 
 /// Sets the mode of a volume of a cluster whose index nobody else has open. Blocks the calling thread.
 pub fn set_mode(request: &OfflineRequest, volume: &Volume, mode: VolumeMode) -> Result<(), MaintenanceError> {
-    offline::run_on_state(request, |state| state.set_mode(&request.placer, volume, mode))
+    offline::run_on_state(request, async |index, state| {
+        state.set_mode(index, &request.placer, volume, mode).await
+    })
 }
 
 /// As [`run`], in a server that goes on serving.
@@ -40,7 +43,7 @@ pub(super) async fn run_online(
     control: &Control,
 ) -> Result<(), MaintenanceError> {
     let index = parts.index.handle();
-    state.set_mode(&parts.placer, volume, VolumeMode::Drain)?;
+    state.set_mode(&index, &parts.placer, volume, VolumeMode::Drain).await?;
     rebalance::run_online(parts, control).await?;
     // Some may have been on their way to it when its mode was set, and are in no record yet.
     wait_for_writes(&index, control).await?;

@@ -9,7 +9,7 @@ use super::control::STOPPED;
 use super::offline::{self, MaintenanceError, OfflineRequest};
 use super::pages::Pages;
 use super::state::StateFile;
-use crate::index::{Index, IndexError};
+use crate::index::{Index, IndexError, Places};
 use crate::model::{Volume, VolumeMode};
 use crate::store::StoreParts;
 use crate::volume::{ClusterId, set_cluster};
@@ -50,9 +50,9 @@ pub(super) async fn forget(
     rename(parts, &index, &others, control).await?;
     let mut files = 0;
     if !control.is_stopped() {
-        state.forget(placer, volume)?;
+        state.forget(&index, placer, volume).await?;
         control.progress.begin("forgetting what was to be removed from it", 0);
-        files = let_go(&index, volume, control).await?;
+        files = let_go(&index, &Places::Volume(volume.clone()), control).await?;
     }
     if control.is_stopped() {
         control.progress.problem(None, None, STOPPED);
@@ -81,7 +81,7 @@ async fn none_is_only_elsewhere(
 }
 
 /// Gives the cluster another id. Until all volumes have it, both are ours, also after a restart or a stop.
-async fn rename(
+pub(super) async fn rename(
     parts: &StoreParts,
     index: &Index,
     others: &BTreeSet<Volume>,
@@ -106,8 +106,8 @@ async fn rename(
     Ok(())
 }
 
-/// Forgets what waits to be removed from `volume`; how many files that was.
-async fn let_go(index: &Index, volume: &Volume, control: &Control) -> Result<u64, IndexError> {
+/// Forgets what waits to be removed from `places`; how many files that was.
+pub(super) async fn let_go(index: &Index, places: &Places, control: &Control) -> Result<u64, IndexError> {
     let (mut files, mut is_held, mut from) = (0, false, Some(0));
     while !control.is_stopped() {
         let Some(slot) = from else {
@@ -118,7 +118,7 @@ async fn let_go(index: &Index, volume: &Volume, control: &Control) -> Result<u64
             (is_held, from) = (false, Some(0));
             continue;
         };
-        let forgotten = index.forget(volume, slot).await?;
+        let forgotten = index.forget(places, slot).await?;
         files += forgotten.files;
         control.progress.add_keys(forgotten.files);
         is_held |= forgotten.is_held;

@@ -40,11 +40,25 @@ pub enum Task {
         /// The volume, as it was in `--volumes`.
         volume: String,
     },
+    /// See [`replace`](super::replace).
+    Replace {
+        /// The volume or subvolume.
+        volume: String,
+        /// Take a tree that has blobs.
+        with_blobs: bool,
+    },
+    /// See [`rename`](super::rename).
+    Rename {
+        /// The earlier name.
+        volume: String,
+        /// The present one, as in `--volumes`.
+        to: String,
+    },
 }
 
 impl Task {
     /// The names of all tasks, as in the API.
-    pub const NAMES: [&str; 5] = ["rebalance", "scrub", "repair", "drain", "forget"];
+    pub const NAMES: [&str; 7] = ["rebalance", "scrub", "repair", "drain", "forget", "replace", "rename"];
 
     /// The task's name.
     pub fn name(&self) -> &'static str {
@@ -54,6 +68,8 @@ impl Task {
             Task::Repair { .. } => "repair",
             Task::Drain { .. } => "drain",
             Task::Forget { .. } => "forget",
+            Task::Replace { .. } => "replace",
+            Task::Rename { .. } => "rename",
         }
     }
 }

@@ -14,6 +14,8 @@ mod pace;
 mod pages;
 pub mod rebalance;
 pub mod rebuild;
+pub mod rename;
+pub mod replace;
 pub mod scrub;
 mod settle;
 pub mod state;

@@ -6,13 +6,21 @@ use super::state::StateFile;
 use crate::index::table::TableError;
 use crate::index::{self, Index, IndexError, IndexSender, IndexServer, leveldb};
 use crate::model::{Placer, Replica, Volume};
-use crate::store::{StoreOptions, StoreParts, is_home};
-use crate::volume::{self, Adopt, ClusterId, Credentials, Health, ProbeOutcome, Timeouts, VolumeError};
+use crate::store::{
+    Access, Conflict, MasterError, Mastership, StoreError, StoreOptions, StoreParts, Takeover, is_home,
+    watch_identities,
+};
+use crate::volume::{
+    self, Addresses, Adopt, ClusterId, Credentials, Health, ProbeOutcome, Timeouts, VolumeError,
+};
 use actix_rt::task::JoinHandle;
 use arc_swap::ArcSwap;
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use thiserror::Error;
 
 /// The cluster that a job is run on.
@@ -30,6 +38,10 @@ pub struct OfflineRequest {
     pub userpass: Option<String>,
     /// Take over volumes of another cluster.
     pub adopt: bool,
+    /// Where volumes are found.
+    pub addresses: Addresses,
+    /// Whether it is looked first if another master is alive.
+    pub takeover: Takeover,
 }
 
 /// Why a job did not come to its end.
@@ -54,6 +66,15 @@ pub enum MaintenanceError {
         /// The cluster that the index names.
         ours: String,
     },
+    /// Two volumes can't be used beside each other.
+    #[error("{0}")]
+    Conflict(Conflict),
+    /// The index is not the present one, or somebody else works on the volumes.
+    #[error(transparent)]
+    Master(#[from] MasterError),
+    /// What the volumes are can't be found out.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// It can only be forgotten when it is gone.
     #[error("{0} is one of the volumes; set its mode to down first, or leave it out of --volumes")]
     NotGone(Volume),
@@ -73,6 +94,21 @@ pub enum MaintenanceError {
     /// It could not be told the cluster's new id.
     #[error("{0}; nothing is forgotten yet, run it again")]
     Untold(#[source] VolumeError),
+    /// It isn't what `mkv replace` is for, unless the operator says so.
+    #[error(
+        "{0} has blobs, so it is no new drive; --with-blobs takes it all the same, as a clone that is to be a volume of its own"
+    )]
+    HasBlobs(Replica),
+    /// Two names are not those of one volume.
+    #[error("{present} is not what was {earlier}: {reason}")]
+    NotTheSame {
+        /// As records name it.
+        earlier: Replica,
+        /// As it is in `--volumes`.
+        present: Replica,
+        /// Why not.
+        reason: String,
+    },
     /// Not one of the cluster's.
     #[error("{0} is none of the volumes in --volumes")]
     NoSuchVolume(Volume),
@@ -99,6 +135,11 @@ pub(super) struct Opened {
     pub(super) survey: Survey,
     pub(super) state: Arc<StateFile>,
     adopt: Adopt,
+    db: PathBuf,
+    takeover: Takeover,
+    control: Control,
+    /// Since it was made the master of the volumes.
+    master: Rc<RefCell<Option<Mastership>>>,
 }
 
 /// An index that was made by opening one would be taken for the cluster's from then on.
@@ -121,16 +162,22 @@ pub(super) fn run<T>(
     with_index(request, async |index, state| {
         control.progress.begin("reading the index", 0);
         let survey = Survey::of(&index.handle(), &request.placer).await?;
-        work(Opened::new(request, index, survey, state.into())).await
+        let opened = Opened::new(request, index, survey, state.into(), control.clone());
+        let master = Rc::clone(&opened.master);
+        let done = work(opened).await;
+        if let Some(master) = master.take() {
+            master.end().await?;
+        }
+        done
     })
 }
 
 /// As [`run`], for what needs nothing of the index but that nobody else has it open.
 pub(super) fn run_on_state<T>(
     request: &OfflineRequest,
-    work: impl FnOnce(&StateFile) -> Result<T, MaintenanceError>,
+    work: impl AsyncFnOnce(&Index, &StateFile) -> Result<T, MaintenanceError>,
 ) -> Result<T, MaintenanceError> {
-    with_index(request, async |_, state| work(&state))
+    with_index(request, async |index, state| work(&index.handle(), &state).await)
 }
 
 fn with_index<T>(
@@ -148,8 +195,9 @@ fn with_index<T>(
     actix_rt::System::new().block_on(async {
         let mut index = index;
         let work = async {
-            let state = StateFile::open(&request.db)?;
-            state.apply(&request.placer);
+            let handle = index.sender().handle();
+            let state = StateFile::open(&request.db, &handle).await?;
+            state.apply(&handle, &request.placer).await?;
             work(index.sender(), state).await
         };
         let done = match work.await {
@@ -163,42 +211,63 @@ fn with_index<T>(
     })
 }
 
-/// Probes the volumes until it is dropped.
-pub(super) struct Watching(JoinHandle<()>);
+/// Probes the volumes, and looks which one is which, until it is dropped.
+pub(super) struct Watching(Vec<JoinHandle<()>>);
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.0.abort();
+        self.0.iter().for_each(JoinHandle::abort);
     }
 }
 
 impl Opened {
-    fn new(request: &OfflineRequest, index: IndexSender, survey: Survey, state: Arc<StateFile>) -> Opened {
+    fn new(
+        request: &OfflineRequest,
+        index: IndexSender,
+        survey: Survey,
+        state: Arc<StateFile>,
+        control: Control,
+    ) -> Opened {
         let mut known = request.placer.volumes().to_vec();
-        known.extend(survey.strangers.iter().cloned());
+        let strangers: BTreeSet<Volume> = survey.strangers.iter().map(Replica::volume).collect();
+        known.extend(strangers);
         let parts = StoreParts {
             index,
-            health: Arc::new(Health::new(&known)),
+            health: Arc::new(Health::found_at(&known, request.addresses.clone())),
             timeouts: request.timeouts,
             placer: Arc::new(request.placer.clone()),
             options: Arc::new(ArcSwap::from_pointee(request.store.clone())),
             userpass: Credentials::new(request.userpass.as_deref()),
         };
-        Opened { parts, survey, state, adopt: request.adopt.into() }
+        Opened {
+            parts,
+            survey,
+            state,
+            adopt: request.adopt.into(),
+            db: request.db.clone(),
+            takeover: request.takeover,
+            control,
+            master: Rc::default(),
+        }
     }
 
     /// Finds out which volumes are up, and goes on doing so. The volumes that are given must be ours, or nobody's until
     /// now; of others that records name it is enough that they are not asked.
     pub(super) async fn join(&self) -> Result<Watching, MaintenanceError> {
-        self.watch(self.adopt).await
+        self.watch(self.adopt, None).await
+    }
+
+    /// As [`Opened::join`], where it is known that `place` is not what it was.
+    pub(super) async fn join_beside(&self, place: &Replica) -> Result<Watching, MaintenanceError> {
+        self.watch(self.adopt, Some(place)).await
     }
 
     /// As [`Opened::join`], for those who only look: nobody's volume stays so.
     pub(super) async fn look(&self) -> Result<Watching, MaintenanceError> {
-        self.watch(Adopt::None).await
+        self.watch(Adopt::None, None).await
     }
 
-    async fn watch(&self, adopt: Adopt) -> Result<Watching, MaintenanceError> {
+    async fn watch(&self, adopt: Adopt, beside: Option<&Replica>) -> Result<Watching, MaintenanceError> {
         let ours = self.parts.index.handle().cluster_id().await.map_err(MaintenanceError::Index)?;
         let cluster: ClusterId = ours.parse().map_err(|err| {
             MaintenanceError::Table(TableError::Corrupt {
@@ -206,18 +275,49 @@ impl Opened {
             })
         })?;
         self.parts.expect_next_id(&cluster).await?;
-        let client = self.parts.volumes();
+        let (client, store) = (self.parts.volumes(), self.parts.store());
+        store.know_identities().await?;
+        self.parts.health.ask_for_admission(self.parts.placer.volumes());
+        let mut answering = Vec::new();
         for (volume, outcome) in volume::probe_all_once(&client, &cluster, adopt).await {
             match outcome {
                 ProbeOutcome::Foreign { found: theirs }
-                    if self.adopt != Adopt::All && self.parts.placer.volumes().contains(&volume) =>
+                    if self.adopt != Adopt::All
+                        && self.parts.placer.volumes().contains(&volume)
+                        && beside.is_none_or(|place| place.volume() != volume) =>
                 {
                     return Err(MaintenanceError::Foreign { volume, theirs, ours });
                 }
-                _ => {}
+                ProbeOutcome::Stranger { .. } if self.parts.health.identity(&volume.root()).is_none() => {}
+                ProbeOutcome::Down { .. } | ProbeOutcome::Foreign { .. } => {}
+                ProbeOutcome::Up | ProbeOutcome::Adopted | ProbeOutcome::Stranger { .. } => {
+                    answering.push(volume);
+                }
             }
         }
-        Ok(Watching(actix_rt::spawn(volume::watch(client, cluster, adopt))))
+        answering.retain(|volume| self.parts.placer.volumes().contains(volume));
+        let conflicts = store.recognise(&answering, adopt).await?;
+        let is_known = |conflict: &Conflict| {
+            let volume = beside.map(Replica::volume);
+            conflict.places().iter().any(|place| Some(place.volume()) == volume)
+        };
+        if let Some(conflict) = conflicts.into_iter().find(|conflict| !is_known(conflict)) {
+            return Err(MaintenanceError::Conflict(conflict));
+        }
+        store.recognise_strangers(&self.survey.strangers).await?;
+        let mut watching = vec![actix_rt::spawn(volume::watch(client, cluster, adopt))];
+        if adopt != Adopt::None {
+            watching.push(actix_rt::spawn(watch_identities(store.clone(), || Access::Own)));
+            let master = Mastership::begin(store, &self.db, self.takeover).await?;
+            self.master.replace(Some(master.clone()));
+            let control = self.control.clone();
+            watching.push(actix_rt::spawn(async move {
+                let overtaken = master.beat(|| Access::Own).await;
+                control.progress.problem(None, None, overtaken);
+                control.stop.store(true, Ordering::Relaxed);
+            }));
+        }
+        Ok(Watching(watching))
     }
 }
 
@@ -228,8 +328,8 @@ pub(super) struct Survey {
     pub(super) keys: u64,
     /// Keys that are to be moved.
     pub(super) away: u64,
-    /// Volumes that hold files of ours and are none of the placer's.
-    strangers: BTreeSet<Volume>,
+    /// Places that hold files of ours, on none of the placer's volumes.
+    pub(super) strangers: BTreeSet<Replica>,
 }
 
 impl Survey {
@@ -249,7 +349,7 @@ impl Survey {
     }
 
     fn add_strangers(&mut self, placer: &Placer, places: &[Replica]) {
-        let volumes = places.iter().map(Replica::volume);
-        self.strangers.extend(volumes.filter(|volume| !placer.volumes().contains(volume)));
+        let strangers = places.iter().filter(|place| !placer.volumes().contains(&place.volume()));
+        self.strangers.extend(strangers.cloned());
     }
 }

@@ -9,7 +9,7 @@ use super::pages::{Cursor, Pages, beginning, next_page};
 use super::settle::{report_unsettled, settle_for_ever, settle_rest};
 use super::threads::{Effort, on_threads};
 use super::{Control, Finding, Kind};
-use crate::index::IndexError;
+use crate::index::{Index, IndexError};
 use crate::model::{Key, Record, RecordError, Replica, Volume};
 use crate::store::{Left, Moved, Store, StoreError, StoreParts, Trouble};
 use futures_util::future::{Either, select};
@@ -68,6 +68,7 @@ pub fn run(request: &OfflineRequest, control: &Control) -> Result<(), Maintenanc
 /// the grace period for what is in doubt.
 pub(super) async fn run_opened(opened: &Opened, control: &Control) -> Result<(), IndexError> {
     let (store, grace) = (opened.parts.store(), opened.parts.options.load().grace);
+    rewrite_names(store.index(), control).await?;
     control.progress.begin("moving", opened.survey.away);
     // Nobody is reading, so the old copies can go at once.
     let moves = Moves::new(Duration::ZERO, Effort::Alone, control);
@@ -91,10 +92,12 @@ pub(super) async fn run_opened(opened: &Opened, control: &Control) -> Result<(),
 
 /// As [`run`], in a server that goes on serving. Old copies stay for the grace period, and what has to be removed is in
 /// the background.
-pub(super) async fn run_online(parts: &StoreParts, control: &Control) -> Result<(), IndexError> {
+pub(super) async fn run_online(parts: &StoreParts, control: &Control) -> Result<(), MaintenanceError> {
     let (store, grace) = (parts.store(), parts.options.load().grace);
     control.progress.begin("reading the index", 0);
     let survey = Survey::of(store.index(), store.placer()).await?;
+    store.recognise_strangers(&survey.strangers).await?;
+    rewrite_names(store.index(), control).await?;
     control.progress.begin("moving", survey.away);
     let moves = Moves::new(grace, Effort::BesideClients, control);
     moves.all(parts).await?;
@@ -107,6 +110,26 @@ pub(super) async fn run_online(parts: &StoreParts, control: &Control) -> Result<
         moves.those_again(&store).await?;
     }
     moves.end();
+    Ok(())
+}
+
+/// Has records name places as they are called now, without touching a file.
+pub(super) async fn rewrite_names(index: &Index, control: &Control) -> Result<(), IndexError> {
+    let names = index.names();
+    if names.is_empty() {
+        return Ok(());
+    }
+    for (earlier, present) in names.iter() {
+        control.progress.note(format_args!("{earlier} is called {present} now"));
+    }
+    control.progress.begin("writing present names into records", 0);
+    let (mut cursor, mut records) = (beginning(), 0);
+    while let Some(from) = cursor.take().filter(|_| !control.is_stopped()) {
+        let rewritten = index.rewrite_names(from).await?;
+        records += rewritten.records;
+        cursor = rewritten.next;
+    }
+    control.progress.note(format_args!("{records} records name the present places"));
     Ok(())
 }
 

@@ -1,12 +1,14 @@
-//! What the server remembers beside the index, in the file `DIR.state`: what the operator wants of each volume, what the
-//! last scrubs found, and since when there is this index. JSON, written whole and exchanged by a rename. It may be thrown
-//! away: volumes are alive then, and nothing was ever scrubbed.
+//! What the server remembers beside the index, in the file `DIR.state`: what the last scrubs found, and since when there is
+//! this index. JSON, written whole and exchanged by a rename. It may be thrown away: nothing was ever scrubbed then.
+//!
+//! What the operator wants of each volume stands in the index, and comes with it wherever it is moved. The file has a copy,
+//! from which an index that was just rebuilt, or that an earlier version wrote, takes it over.
 
 use super::MaintenanceError;
 use super::finding::Kind;
-use crate::index::now_us;
+use crate::index::{Index, VolumeEntry, now_us};
 use crate::model::{Placer, Volume, VolumeMode};
-use log::warn;
+use log::{info, warn};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 use thiserror::Error;
+use tokio::sync::Mutex as AsyncMutex;
 
 /// Why it can't be kept.
 #[derive(Debug, Error)]
@@ -54,6 +57,27 @@ impl Remembered {
     pub(super) fn last_read_us(&self) -> u64 {
         let last = self.last_scrub.as_ref().filter(|last| last.contents);
         last.map_or(0, |last| last.begun_us).max(self.read_us)
+    }
+}
+
+impl Remembered {
+    /// What is wanted of volumes, as the index has it.
+    fn entries(&self) -> BTreeMap<String, VolumeEntry> {
+        let mut entries = BTreeMap::<String, VolumeEntry>::new();
+        for (name, mode) in self.volumes.iter().filter(|(_, mode)| **mode != VolumeMode::Alive) {
+            entries.entry(name.clone()).or_default().mode = *mode;
+        }
+        for name in &self.forgotten {
+            entries.entry(name.clone()).or_default().forgotten = true;
+        }
+        entries
+    }
+
+    fn set_entries(&mut self, entries: &BTreeMap<String, VolumeEntry>) {
+        let of_mode = entries.iter().filter(|(_, entry)| entry.mode != VolumeMode::Alive);
+        self.volumes = of_mode.map(|(name, entry)| (name.clone(), entry.mode)).collect();
+        let forgotten = entries.iter().filter(|(_, entry)| entry.forgotten);
+        self.forgotten = forgotten.map(|(name, _)| name.clone()).collect();
     }
 }
 
@@ -125,26 +149,56 @@ pub struct StateFile {
     path: PathBuf,
     now: Mutex<Remembered>,
     /// Held while a volume's mode is set.
-    modes: Mutex<()>,
+    modes: AsyncMutex<()>,
 }
 
 impl StateFile {
-    /// What is remembered of the index in `db`, which must exist and be held by the caller. A file that can't be
-    /// understood is as good as none, and said.
-    pub fn open(db: &Path) -> Result<StateFile, StateError> {
-        // Without a slash at its end, which would make it a file within.
-        let mut name = db.components().as_path().as_os_str().to_owned();
-        name.push(".state");
-        let path = PathBuf::from(name);
-        let fault = |source| StateError { path: path.clone(), source };
-        let mut now = match std::fs::read(&path) {
-            Ok(json) => serde_json::from_slice(&json).unwrap_or_else(|err| {
-                warn!("{} can't be understood and is begun anew: {err}", path.display());
-                Remembered::default()
-            }),
-            Err(err) if err.kind() == io::ErrorKind::NotFound => Remembered::default(),
-            Err(err) => return Err(fault(err)),
+    /// What is remembered of the index in `db`, which the caller holds with `index`, and what the index knows of volumes. A
+    /// file that can't be understood is as good as none, and said.
+    pub async fn open(db: &Path, index: &Index) -> Result<StateFile, MaintenanceError> {
+        let (path, read) = StateFile::read(db)?;
+        let file = StateFile::of(db, path, read.unwrap_or_default())?;
+        let (remembered, known) = (file.get(), index.volume_entries().await?);
+        match known {
+            None => index.set_volume_entries(remembered.entries()).await?,
+            Some(known) if known == remembered.entries() => {}
+            Some(known) => {
+                info!(
+                    "{} is written anew: what is wanted of volumes stands in the index",
+                    file.path.display()
+                );
+                file.change(|now| now.set_entries(&known))?;
+            }
+        }
+        Ok(file)
+    }
+
+    /// The file's path, and what is in it. It lies beside the directory itself, whatever links lead there.
+    fn read(db: &Path) -> Result<(PathBuf, Option<Remembered>), StateError> {
+        let beside = |dir: &Path| {
+            // Without a slash at its end, which would make it a file within.
+            let mut name = dir.components().as_path().as_os_str().to_owned();
+            name.push(".state");
+            PathBuf::from(name)
         };
+        let path =
+            beside(&std::fs::canonicalize(db).map_err(|source| StateError { path: db.into(), source })?);
+        // Earlier versions had it beside the link.
+        for path in [&path, &beside(db)] {
+            match std::fs::read(path) {
+                Ok(json) => match serde_json::from_slice(&json) {
+                    Ok(remembered) => return Ok((path.clone(), Some(remembered))),
+                    Err(err) => warn!("{} can't be understood and is begun anew: {err}", path.display()),
+                },
+                Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(StateError { path: path.clone(), source }),
+            }
+        }
+        Ok((path, None))
+    }
+
+    fn of(db: &Path, path: PathBuf, mut now: Remembered) -> Result<StateFile, StateError> {
+        let fault = |source| StateError { path: path.clone(), source };
         let metadata = std::fs::metadata(db).map_err(fault)?;
         let birth = Birth {
             inode: metadata.ino(),
@@ -156,7 +210,7 @@ impl StateFile {
         if !is_known {
             now.index = Some(birth);
         }
-        let file = StateFile { path, now: Mutex::new(now), modes: Mutex::default() };
+        let file = StateFile { path, now: Mutex::new(now), modes: AsyncMutex::default() };
         if !is_known {
             file.change(|_| {})?;
         }
@@ -182,7 +236,7 @@ impl StateFile {
     }
 
     /// Has `placer` know the modes that are remembered, and what was forgotten and isn't used again.
-    pub fn apply(&self, placer: &Placer) {
+    pub async fn apply(&self, index: &Index, placer: &Placer) -> Result<(), MaintenanceError> {
         self.apply_modes(placer);
         let forgotten: Vec<Volume> =
             self.lock().forgotten.iter().filter_map(|name| name.parse().ok()).collect();
@@ -190,10 +244,26 @@ impl StateFile {
             let is_ours = placer.volumes().contains(&volume);
             if !is_ours || placer.mode_of(&volume) == VolumeMode::Down {
                 placer.forget(&volume);
-            } else if let Err(err) = self.change(|now| now.forgotten.retain(|name| name != volume.as_str())) {
-                warn!("remembering that {volume} is used again: {err}");
+            } else {
+                // It is used again.
+                self.keep(index, &volume, |now| now.forgotten.retain(|name| name != volume.as_str())).await?;
             }
         }
+        Ok(())
+    }
+
+    /// Changes what is remembered of a volume, in the index and in the file.
+    async fn keep(
+        &self,
+        index: &Index,
+        volume: &Volume,
+        change: impl FnOnce(&mut Remembered),
+    ) -> Result<(), MaintenanceError> {
+        let mut wanted = self.get();
+        change(&mut wanted);
+        let entry = wanted.entries().remove(volume.as_str()).unwrap_or_default();
+        index.set_volume_entries(BTreeMap::from([(volume.to_string(), entry)])).await?;
+        Ok(self.change(|now| (now.volumes, now.forgotten) = (wanted.volumes, wanted.forgotten))?)
     }
 
     fn apply_modes(&self, placer: &Placer) {
@@ -207,8 +277,9 @@ impl StateFile {
 
     /// Sets what the operator wants of a volume, and has placement know it. Refused when too few volumes would be left
     /// for new blobs.
-    pub fn set_mode(
+    pub async fn set_mode(
         &self,
+        index: &Index,
         placer: &Placer,
         volume: &Volume,
         mode: VolumeMode,
@@ -217,7 +288,7 @@ impl StateFile {
             return Err(MaintenanceError::NoSuchVolume(volume.clone()));
         }
         // Two at once could each count on the other's.
-        let _one_at_a_time = self.modes.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.modes.lock().await;
         let takes_blobs = |other: &&Volume| *other != volume && placer.mode_of(other) == VolumeMode::Alive;
         let left = placer.volumes().iter().filter(takes_blobs).count();
         if mode != VolumeMode::Alive && left < placer.replicas() {
@@ -227,7 +298,7 @@ impl StateFile {
                 replicas: placer.replicas(),
             });
         }
-        self.change(|now| {
+        self.keep(index, volume, |now| {
             match mode {
                 VolumeMode::Alive => drop(now.volumes.remove(volume.as_str())),
                 mode => drop(now.volumes.insert(volume.to_string(), mode)),
@@ -235,7 +306,8 @@ impl StateFile {
             if mode != VolumeMode::Down {
                 now.forgotten.remove(volume.as_str());
             }
-        })?;
+        })
+        .await?;
         placer.set_mode(volume, mode);
         if mode != VolumeMode::Down {
             placer.remember(volume);
@@ -244,8 +316,14 @@ impl StateFile {
     }
 
     /// Remembers, and has placement know, that nobody waits for a volume.
-    pub fn forget(&self, placer: &Placer, volume: &Volume) -> Result<(), StateError> {
-        self.change(|now| now.forgotten.extend([volume.to_string()]))?;
+    pub async fn forget(
+        &self,
+        index: &Index,
+        placer: &Placer,
+        volume: &Volume,
+    ) -> Result<(), MaintenanceError> {
+        let _one_at_a_time = self.modes.lock().await;
+        self.keep(index, volume, |now| now.forgotten.extend([volume.to_string()])).await?;
         placer.forget(volume);
         Ok(())
     }

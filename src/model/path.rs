@@ -12,6 +12,28 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 /// The file on each volume that names the cluster it belongs to.
 pub const CLUSTER_PATH: &str = "/=cluster";
 
+/// The file on each volume that tells which master's index is the present one.
+pub const MASTER_PATH: &str = "/=master";
+
+/// What stands in a volume's root or a subvolume beside folders of blobs: our own files, and what the Go original's volume
+/// script and file systems leave there.
+const NO_BLOBS: [&[u8]; 7] =
+    [b"=cluster", b"=volume", b"=master", b"nginx.pid", b"body_temp", b"tmp", b"lost+found"];
+
+/// Whether a volume's root can have an entry of this name: a folder of blobs, a subvolume, or what lies beside them.
+pub fn is_of_layout(name: &[u8]) -> bool {
+    let is_folder = name.len() == 2 && name.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_subvolume = name.strip_prefix(b"sv").is_some_and(|number| {
+        number.len() >= 2 && number.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'))
+    });
+    is_folder || is_subvolume || is_beside_blobs(name)
+}
+
+/// Whether a file or folder of this name lies beside the folders of blobs, and is none.
+pub fn is_beside_blobs(name: &[u8]) -> bool {
+    NO_BLOBS.contains(&name)
+}
+
 /// The file with which a volume is tried out, below a volume or subvolume. No listing shows a name that begins with a dot, so
 /// one that is left behind is never taken for a blob or an orphan; and it is deep enough for nginx's `min_delete_depth`.
 pub const TRIAL_PATH: &str = "/00/00/.mkv-check";

@@ -14,7 +14,8 @@ use std::io::{self, IsTerminal};
 use std::sync::Arc;
 
 /// What is read at the start only: other threads, files and machines have been made from it.
-const AT_START_ONLY: [&str; 11] = [
+const AT_START_ONLY: [&str; 13] = [
+    "address",
     "admin",
     "adopt",
     "db",
@@ -24,6 +25,7 @@ const AT_START_ONLY: [&str; 11] = [
     "replicas",
     "subvolumes",
     "sync",
+    "takeover",
     "voltimeout",
     "volumes",
 ];

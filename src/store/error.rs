@@ -101,6 +101,15 @@ pub enum StoreError {
         /// What is in the way.
         failures: Vec<String>,
     },
+    /// A volume did not take its identity.
+    #[error("a volume did not take its identity: {source}")]
+    NotTold {
+        /// What it said.
+        source: VolumeError,
+    },
+    /// The system gives no random numbers.
+    #[error("no random numbers for an identity: {0}")]
+    NoRandom(#[source] std::io::Error),
     /// A listing without a limit would be too long.
     #[error("more than {max} keys; ask for pages with limit=")]
     ListTooLong {

@@ -178,7 +178,10 @@ mod tests {
                 let finding = match finding {
                     "-" => Finding::Absent,
                     "x" => Finding::Damaged { what: String::new() },
-                    "?" => Finding::Silent(VolumeError::Foreign { replica: replica.clone() }),
+                    "?" => Finding::Silent(VolumeError::Foreign {
+                        replica: replica.clone(),
+                        reason: "it is another".to_owned(),
+                    }),
                     size => match size.strip_prefix('f') {
                         Some(size) => {
                             Finding::There { file: File::Folded, size: size.parse().unwrap(), md5: None }

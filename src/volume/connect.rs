@@ -3,15 +3,17 @@
 //!
 //! What happens on a connection afterwards is [`super::wire`]'s.
 
-use super::Timeouts;
+use super::introduction::{Behind, Introduction};
 use super::patience::Patience;
 use super::wire::Wire;
+use super::{Addresses, Timeouts};
 use actix_rt::net::TcpStream;
 use actix_rt::task::spawn_blocking;
 use actix_rt::time::timeout;
 use actix_service::fn_service;
 use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
 use awc::http::Uri;
+use awc::http::uri::Authority;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -29,6 +31,21 @@ pub(super) struct Pool {
     fresh: awc::Client,
 }
 
+/// Connections for what is asked and for what is written, which differ in how long an answer may take.
+pub(super) struct Pools {
+    pub(super) reads: Pool,
+    pub(super) writes: Pool,
+}
+
+impl Pools {
+    pub(super) fn new(timeouts: Timeouts, introduction: &Introduction) -> Pools {
+        Pools {
+            reads: Pool::new(timeouts, timeouts.answer, introduction),
+            writes: Pool::new(timeouts, timeouts.write, introduction),
+        }
+    }
+}
+
 /// Which of a pool's connections a request takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Age {
@@ -40,11 +57,11 @@ pub(super) enum Age {
 
 impl Pool {
     /// A pool whose volumes may take `answer` until the first byte of an answer.
-    pub(super) fn new(timeouts: Timeouts, answer: Duration) -> Pool {
+    fn new(timeouts: Timeouts, answer: Duration, introduction: &Introduction) -> Pool {
         let patience = Patience { answer, progress: timeouts.write };
         Pool {
-            kept: client(timeouts.connect, patience, IDLE_LIMIT),
-            fresh: client(timeouts.connect, patience, Duration::ZERO),
+            kept: client(timeouts, patience, introduction.clone(), IDLE_LIMIT),
+            fresh: client(timeouts, patience, introduction.clone(), Duration::ZERO),
         }
     }
 
@@ -56,32 +73,60 @@ impl Pool {
     }
 }
 
-fn client(connect_limit: Duration, patience: Patience, idle_limit: Duration) -> awc::Client {
-    let service = fn_service(move |info: ConnectInfo<Uri>| async move {
-        let uri = info.request().clone();
-        let stream = connect(&uri, connect_limit).await?;
-        Ok::<_, ConnectError>(Connection::new(uri, Wire::new(stream, patience)))
+fn client(
+    timeouts: Timeouts,
+    patience: Patience,
+    introduction: Introduction,
+    idle_limit: Duration,
+) -> awc::Client {
+    let service = fn_service(move |info: ConnectInfo<Uri>| {
+        let introduction = introduction.clone();
+        async move {
+            let uri = info.request().clone();
+            let wire = connect(&uri, timeouts, patience, &introduction).await?;
+            Ok::<_, ConnectError>(Connection::new(uri, wire))
+        }
     });
     let connector = awc::Connector::new()
         .connector(service)
         .limit(MAX_CONNECTIONS)
         .conn_keep_alive(idle_limit)
-        // Twice, so that it is our own limit that strikes and says which address it was.
-        .timeout(connect_limit * 2);
+        // Longer than both of our own limits together, so that it is ours that strikes and says what it was.
+        .timeout((timeouts.connect + timeouts.write) * 2);
     awc::ClientBuilder::new().connector(connector).disable_timeout().disable_redirects().finish()
+}
+
+/// A connection to the server of `uri`, which has shown which volume it is.
+pub(super) async fn connect(
+    uri: &Uri,
+    timeouts: Timeouts,
+    patience: Patience,
+    introduction: &Introduction,
+) -> Result<Wire, ConnectError> {
+    let stream = async || connect_stream(uri, introduction.addresses(), timeouts.connect).await;
+    let mut wire = Wire::new(stream().await?, patience);
+    match introduction.of(&mut wire, uri).await.map_err(ConnectError::Io)? {
+        Behind::Stays => Ok(wire),
+        // What it does is looked at every second all the same.
+        Behind::Closes => Ok(Wire::new(stream().await?, patience)),
+    }
 }
 
 /// Tries every address of the volume in turn; a `localhost` may listen on either family. Names and addresses
 /// together take `limit` at most.
-pub(super) async fn connect(uri: &Uri, limit: Duration) -> Result<TcpStream, ConnectError> {
-    match timeout(limit, connect_any(uri, limit)).await {
+async fn connect_stream(
+    uri: &Uri,
+    addresses: &Addresses,
+    limit: Duration,
+) -> Result<TcpStream, ConnectError> {
+    match timeout(limit, connect_any(uri, addresses, limit)).await {
         Ok(result) => result,
         Err(_) => Err(ConnectError::Io(timed_out(limit))),
     }
 }
 
-async fn connect_any(uri: &Uri, limit: Duration) -> Result<TcpStream, ConnectError> {
-    let addresses = resolve(uri).await?;
+async fn connect_any(uri: &Uri, addresses: &Addresses, limit: Duration) -> Result<TcpStream, ConnectError> {
+    let addresses = resolve(uri, addresses).await?;
     let share = limit / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
     let mut last = None;
     for address in addresses {
@@ -98,8 +143,9 @@ async fn connect_any(uri: &Uri, limit: Duration) -> Result<TcpStream, ConnectErr
     Err(last.map_or(ConnectError::NoRecords, ConnectError::Io))
 }
 
-async fn resolve(uri: &Uri) -> Result<Vec<SocketAddr>, ConnectError> {
-    let authority = uri.authority().ok_or(ConnectError::Unresolved)?;
+async fn resolve(uri: &Uri, addresses: &Addresses) -> Result<Vec<SocketAddr>, ConnectError> {
+    let name = uri.authority().ok_or(ConnectError::Unresolved)?.as_str();
+    let authority: Authority = addresses.of(name).parse().map_err(|_| ConnectError::Unresolved)?;
     let place = match authority.port() {
         Some(_) => authority.to_string(),
         None => format!("{authority}:80"),

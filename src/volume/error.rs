@@ -83,11 +83,13 @@ pub enum VolumeError {
         /// What the system says.
         reason: String,
     },
-    /// The volume belongs to another cluster; it was not asked.
-    #[error("volume {replica} belongs to another cluster and is not used")]
+    /// The volume is another cluster's, or not the one that it was; nothing that it says counts.
+    #[error("volume {replica} is not used: {reason}")]
     Foreign {
         /// Where the call would have gone.
         replica: Replica,
+        /// What it is instead.
+        reason: String,
     },
     /// A DELETE of a path that ends in `/` would remove a whole tree; it is never sent.
     #[error("{path} on volume {replica} is a directory and is not deleted")]
@@ -130,7 +132,7 @@ impl VolumeError {
             | VolumeError::TooLarge { replica, .. }
             | VolumeError::NoListing { replica, .. }
             | VolumeError::Unreadable { replica, .. }
-            | VolumeError::Foreign { replica }
+            | VolumeError::Foreign { replica, .. }
             | VolumeError::Directory { replica, .. } => replica,
         }
     }
@@ -216,7 +218,13 @@ impl Call<'_> {
     fn wire_failure(&self, fault: &WireFault) -> Failure {
         match fault {
             WireFault::Lost { reused: true, .. } => Failure::Stale,
-            WireFault::Early { status: status @ 300.. } => Failure::Failed(self.refused(*status)),
+            WireFault::Early { status: status @ 300.. } | WireFault::Refused { status } => {
+                Failure::Failed(self.refused(*status))
+            }
+            WireFault::Stranger { reason } => {
+                let (replica, reason) = (self.replica.clone(), reason.clone());
+                Failure::Failed(VolumeError::Foreign { replica, reason })
+            }
             fault @ (WireFault::Lost { reused: false, .. }
             | WireFault::Early { .. }
             | WireFault::Stalled { .. }
@@ -228,7 +236,7 @@ impl Call<'_> {
 /// The fault that our own connection reported, out of what awc has wrapped it in.
 fn wire_fault(err: &SendRequestError) -> Option<&WireFault> {
     let cause: &io::Error = match err {
-        SendRequestError::Send(cause) => cause,
+        SendRequestError::Send(cause) | SendRequestError::Connect(ConnectError::Io(cause)) => cause,
         SendRequestError::Response(awc_parse) => awc_parse.source()?.downcast_ref()?,
         _ => return None,
     };

@@ -26,7 +26,7 @@ impl VolumeClient {
     pub async fn greet(&self, replica: &Replica) -> Result<Greeting, VolumeError> {
         let asked = SystemTime::now();
         let call = Call { method: "HEAD", replica, path: CLUSTER_PATH };
-        let response = self.ask(&self.shared.reads, Method::HEAD, call).await?;
+        let response = self.ask(&self.pools().reads, Method::HEAD, call).await?;
         let answered = SystemTime::now();
         let server = response.headers().get(SERVER).map(|value| value.as_bytes()).unwrap_or_default();
         Ok(Greeting {

@@ -3,13 +3,14 @@
 //!
 //! A failed connect takes a volume out at once. Anything less only wakes its probe. Only a probe brings it back.
 
-use super::{ClusterId, VolumeError};
-use crate::model::{Replica, Volume};
+use super::{Addresses, ClusterId, VolumeError};
+use crate::model::{Identities, Identity, Replica, Volume};
+use arc_swap::ArcSwap;
 use log::{error, info, warn};
 use metrics::{Counter, Gauge, counter, gauge};
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 
@@ -21,7 +22,7 @@ pub enum VolumeState {
     Up = 0,
     /// Passed over until a probe succeeds.
     Down = 1,
-    /// Belongs to another cluster and is not used.
+    /// Belongs to another cluster, or isn't the volume that it was, and is not used.
     Foreign = 2,
 }
 
@@ -38,21 +39,60 @@ pub struct VolumeHealth {
     pub reason: String,
     /// When it last gave no answer, µs since 1970; `None` if it always did.
     pub last_unreachable_us: Option<u64>,
+    /// Its subvolumes that are not used, and why.
+    pub distrusted: Vec<(Replica, String)>,
+    /// Whether it has an id that the index knows.
+    pub is_identified: bool,
 }
 
 /// Which volumes are up, shared by all threads. Every volume counts as up until somebody has looked.
 pub struct Health {
+    addresses: Addresses,
     entries: Vec<Entry>,
     by_name: HashMap<String, usize>,
     /// The ids of the cluster since it got another; none before.
     ids: Mutex<Vec<ClusterId>>,
+    /// Which volume each name is.
+    identities: ArcSwap<Identities>,
+    /// Places that are not what they were, and why.
+    distrusted: ArcSwap<BTreeMap<Replica, String>>,
+    /// What was written to each place since it was last looked at.
+    written: Mutex<HashMap<Replica, Written>>,
+    /// Wakes whoever gives ids when a place without one was written to.
+    new_place: Notify,
+    /// Whether volumes without an id are used only once they were [admitted](Health::admit).
+    asks_for_admission: AtomicBool,
 }
+
+/// Paths of blobs and sidecars that were written to one place.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Written {
+    /// The paths.
+    pub paths: Vec<String>,
+    /// How many more there were.
+    pub more: u64,
+}
+
+/// Why a volume is not used that another master works on.
+const CLAIMED: &str =
+    "its /=master tells of another master, or somebody has written it; remove the file if there is none";
+
+/// Paths that are remembered for one place between two looks, a second apart: more than a volume takes in that time.
+const MAX_WRITTEN: usize = 20_000;
 
 pub(super) struct Entry {
     pub(super) volume: Volume,
     /// Wakes the volume's probe.
     pub(super) wake: Notify,
     state: AtomicU8,
+    /// Whether its cluster file was right since it last came up.
+    pub(super) is_of_cluster: AtomicBool,
+    /// Whether somebody has looked which volume it is, so that it may be used without an id.
+    is_admitted: AtomicBool,
+    /// Whether it tells of another master.
+    is_claimed: AtomicBool,
+    /// Whether it answers, and waits for that.
+    is_waiting: AtomicBool,
     /// 0: never.
     last_unreachable_us: AtomicU64,
     /// Since when and why the state is what it is.
@@ -65,11 +105,26 @@ pub(super) struct Entry {
 impl Health {
     /// A table of `volumes`.
     pub fn new(volumes: &[Volume]) -> Health {
+        Health::found_at(volumes, Addresses::default())
+    }
+
+    /// A table of `volumes`, some of which are not found under their names.
+    pub fn found_at(volumes: &[Volume], addresses: Addresses) -> Health {
         let now_us = now_us();
         let entries: Vec<Entry> = volumes.iter().map(|volume| Entry::new(volume, now_us)).collect();
         let name = |(index, volume): (usize, &Volume)| (volume.to_string(), index);
         let by_name = volumes.iter().enumerate().map(name).collect();
-        Health { entries, by_name, ids: Mutex::default() }
+        Health {
+            addresses,
+            entries,
+            by_name,
+            ids: Mutex::default(),
+            identities: ArcSwap::default(),
+            distrusted: ArcSwap::default(),
+            written: Mutex::default(),
+            new_place: Notify::new(),
+            asks_for_admission: AtomicBool::new(false),
+        }
     }
 
     /// From now on volumes with one of `ids` are ours, and those that become ours get the first.
@@ -83,8 +138,171 @@ impl Health {
         if ids.is_empty() { vec![cluster.clone()] } else { ids.clone() }
     }
 
-    /// Whether the volume of `replica` can be used. A volume that is not in the table counts as up.
+    pub(super) fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Which volume each name is.
+    pub fn identities(&self) -> Arc<Identities> {
+        self.identities.load_full()
+    }
+
+    /// From now on volumes are known by these ids.
+    pub fn set_identities(&self, identities: Identities) {
+        self.identities.store(Arc::new(identities));
+    }
+
+    /// The id of a place, if it has one.
+    pub fn identity(&self, place: &Replica) -> Option<Identity> {
+        self.identities.load().of(place)
+    }
+
+    /// A place isn't what it was: it is not used until a look finds it right.
+    pub fn distrust(&self, place: &Replica, reason: &str) {
+        let before = self.distrusted.rcu(|places| {
+            let mut places = BTreeMap::clone(places);
+            places.insert(place.clone(), reason.to_owned());
+            places
+        });
+        if let Some(index) = self.by_name.get(place.as_str()) {
+            self.entries[*index].set(VolumeState::Foreign, reason);
+        } else if before.get(place).is_none_or(|earlier| earlier != reason) {
+            error!("{place} is not used: {reason}");
+        }
+    }
+
+    /// A place is what it was. A whole volume is used again once a probe has found everything right.
+    pub fn trust(&self, place: &Replica) {
+        if self.why_distrusted(place).is_none() {
+            return;
+        }
+        self.distrusted.rcu(|places| {
+            let mut places = BTreeMap::clone(places);
+            places.remove(place);
+            places
+        });
+        match self.by_name.get(place.as_str()) {
+            Some(index) => self.entries[*index].wake.notify_one(),
+            None => info!("{place} is used again"),
+        }
+    }
+
+    /// Subvolumes that are not used, and why.
+    pub fn distrusted(&self) -> Arc<BTreeMap<Replica, String>> {
+        self.distrusted.load_full()
+    }
+
+    /// The volume of `place` has confirmed a file.
+    pub(super) fn wrote(&self, place: &Replica, path: &str) {
+        if !self.is_known(place) {
+            return;
+        }
+        if self.identity(place).is_none() {
+            self.new_place.notify_one();
+        }
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = match written.get_mut(place) {
+            Some(here) => here,
+            None => written.entry(place.clone()).or_default(),
+        };
+        match here.paths.len() < MAX_WRITTEN {
+            true => here.paths.push(path.to_owned()),
+            false => here.more += 1,
+        }
+    }
+
+    /// Waits until a place that has no id is written to.
+    pub async fn new_place(&self) {
+        self.new_place.notified().await;
+    }
+
+    /// What was written to a place that could not be looked at is to be looked at again.
+    pub fn write_again(&self, place: Replica, earlier: Written) {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = written.entry(place).or_default();
+        let room = MAX_WRITTEN.saturating_sub(here.paths.len());
+        here.more += earlier.more + earlier.paths.len().saturating_sub(room) as u64;
+        here.paths.extend(earlier.paths.into_iter().take(room));
+    }
+
+    /// From now on a volume that has no id is used only once somebody has looked which one it is.
+    pub fn ask_for_admission(&self, volumes: &[Volume]) {
+        for entry in self.entries.iter().filter(|entry| !volumes.contains(&entry.volume)) {
+            entry.is_admitted.store(true, Ordering::Relaxed);
+        }
+        self.asks_for_admission.store(true, Ordering::Relaxed);
+    }
+
+    /// Somebody has looked which one it is.
+    pub fn admit(&self, volume: &Volume) {
+        if let Some(entry) = self.entry(&volume.root()) {
+            entry.is_admitted.store(true, Ordering::Relaxed);
+            if entry.is_waiting.swap(false, Ordering::Relaxed)
+                && self.why_distrusted(&volume.root()).is_none()
+            {
+                entry.set(VolumeState::Up, "");
+            }
+        }
+    }
+
+    /// Volumes that answer, and wait for somebody to look which one they are.
+    pub fn awaited(&self) -> Vec<Volume> {
+        let waiting = self.entries.iter().filter(|entry| entry.is_waiting.load(Ordering::Relaxed));
+        waiting.map(|entry| entry.volume.clone()).collect()
+    }
+
+    /// A probe has found a volume well: it is used, or waits until somebody has looked which one it is.
+    pub(super) fn set_well(&self, entry: &Entry) {
+        let root = entry.volume.root();
+        if let Some(reason) = self.why_distrusted(&root) {
+            return entry.set(VolumeState::Foreign, &reason);
+        }
+        if entry.is_claimed.load(Ordering::Relaxed) {
+            return entry.set(VolumeState::Foreign, CLAIMED);
+        }
+        let may_be_used = !self.asks_for_admission.load(Ordering::Relaxed)
+            || entry.is_admitted.load(Ordering::Relaxed)
+            || self.identity(&root).is_some();
+        entry.is_waiting.store(!may_be_used, Ordering::Relaxed);
+        match may_be_used {
+            true => entry.set(VolumeState::Up, ""),
+            false => entry.wait_for_admission(),
+        }
+    }
+
+    /// A volume tells of another master than ours, or doesn't any more.
+    pub fn claim(&self, volume: &Volume, is_claimed: bool) {
+        if let Some(entry) = self.entry(&volume.root())
+            && entry.is_claimed.swap(is_claimed, Ordering::Relaxed) != is_claimed
+        {
+            if is_claimed {
+                entry.set(VolumeState::Foreign, CLAIMED);
+            }
+            entry.wake.notify_one();
+        }
+    }
+
+    /// Whether a volume tells of another master than ours.
+    pub fn is_claimed(&self, volume: &Volume) -> bool {
+        self.entry(&volume.root()).is_some_and(|entry| entry.is_claimed.load(Ordering::Relaxed))
+    }
+
+    fn why_distrusted(&self, place: &Replica) -> Option<String> {
+        self.distrusted.load().get(place).cloned()
+    }
+
+    /// What was written to each place since this was last asked.
+    pub fn take_written(&self) -> HashMap<Replica, Written> {
+        std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether the place `replica` can be used. One on a volume that is not in the table counts as up.
     pub fn is_up(&self, replica: &Replica) -> bool {
+        self.is_volume_up(replica) && !self.distrusted.load().contains_key(replica)
+    }
+
+    /// Whether the volume of `replica` can be used, whatever its subvolumes are.
+    pub fn is_volume_up(&self, replica: &Replica) -> bool {
         self.entry(replica).is_none_or(|entry| entry.state() == VolumeState::Up)
     }
 
@@ -93,9 +311,13 @@ impl Health {
         self.entry(replica).is_some()
     }
 
-    /// Whether the volume of `replica` belongs to another cluster.
-    pub(super) fn is_foreign(&self, replica: &Replica) -> bool {
-        self.entry(replica).is_some_and(|entry| entry.state() == VolumeState::Foreign)
+    /// Why nothing counts that is said at `replica`: it is another cluster's, or not what it was. `None` where it counts.
+    pub(super) fn why_foreign(&self, replica: &Replica) -> Option<String> {
+        if let Some(reason) = self.why_distrusted(replica) {
+            return Some(reason);
+        }
+        let entry = self.entry(replica)?;
+        (entry.state() == VolumeState::Foreign).then(|| entry.reason())
     }
 
     /// When the volume of `replica` last gave no answer, in µs of the wall clock since 1970; `None` if it
@@ -106,7 +328,18 @@ impl Health {
 
     /// Every volume, in the order given to [`Health::new`].
     pub fn snapshot(&self) -> Vec<VolumeHealth> {
-        self.entries.iter().map(Entry::health).collect()
+        let (distrusted, known) = (self.distrusted(), self.identities());
+        let health = |entry: &Entry| {
+            let root = entry.volume.root();
+            let mine =
+                distrusted.iter().filter(|(place, _)| place.volume() == entry.volume && **place != root);
+            VolumeHealth {
+                distrusted: mine.map(|(place, reason)| (place.clone(), reason.clone())).collect(),
+                is_identified: known.of(&entry.volume.root()).is_some(),
+                ..entry.health()
+            }
+        };
+        self.entries.iter().map(health).collect()
     }
 
     /// Has the volume of `replica` probed at once, because it was slow.
@@ -134,11 +367,12 @@ impl Health {
             // nginx says 500 when a disk is full, so a refused PUT alone says little.
             VolumeError::Refused { method: "PUT", status: 500 | 507, .. } => {}
             VolumeError::Refused { status: 500.., .. } => entry.wake.notify_one(),
+            // Which of its places it was is known already; if it was the server, a probe finds out.
+            VolumeError::Foreign { .. } => entry.wake.notify_one(),
             VolumeError::Refused { .. }
             | VolumeError::Aborted { .. }
             | VolumeError::TooLarge { .. }
             | VolumeError::NoListing { .. }
-            | VolumeError::Foreign { .. }
             | VolumeError::Unreadable { .. }
             | VolumeError::Directory { .. } => {}
         }
@@ -170,6 +404,10 @@ impl Entry {
             volume: volume.clone(),
             wake: Notify::new(),
             state: AtomicU8::new(VolumeState::Up as u8),
+            is_of_cluster: AtomicBool::new(false),
+            is_admitted: AtomicBool::new(false),
+            is_waiting: AtomicBool::new(false),
+            is_claimed: AtomicBool::new(false),
             last_unreachable_us: AtomicU64::new(0),
             change: Mutex::new((now_us, String::new())),
             errors: counter!("mkv_volume_errors_total", "volume" => volume.to_string()),
@@ -189,11 +427,23 @@ impl Entry {
             return;
         }
         *change = (now_us(), reason.to_owned());
+        self.is_of_cluster.store(false, Ordering::Relaxed);
         match state {
             VolumeState::Up => info!("volume {} is up", self.volume),
             VolumeState::Down => warn!("volume {} is down: {reason}", self.volume),
             VolumeState::Foreign => error!("volume {} is not used: {reason}", self.volume),
         }
+    }
+
+    /// Nothing is wrong with it, so nothing is logged.
+    fn wait_for_admission(&self) {
+        let mut change = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        self.state.store(VolumeState::Down as u8, Ordering::Relaxed);
+        *change = (now_us(), "it answers, and is looked at before it is used".to_owned());
+    }
+
+    fn reason(&self) -> String {
+        self.change.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
     }
 
     /// A probe has ended, well or not.
@@ -217,6 +467,8 @@ impl Entry {
             since_us: change.0,
             reason: change.1.clone(),
             last_unreachable_us: self.last_unreachable_us(),
+            distrusted: Vec::new(),
+            is_identified: false,
         }
     }
 }

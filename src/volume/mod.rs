@@ -5,6 +5,7 @@
 //! *this* side has nothing to send, or no use for more, never counts against a volume. A kept connection that the volume has closed
 //! is no error. What a failure means for a blob is decided by the callers, from [`VolumeError`].
 
+mod addresses;
 mod connect;
 mod copy;
 mod directory;
@@ -13,6 +14,8 @@ mod error;
 mod find;
 mod greeting;
 mod health;
+mod identity;
+mod introduction;
 mod listing;
 mod patience;
 mod pipeline;
@@ -20,19 +23,21 @@ mod probe;
 mod replicate;
 mod wire;
 
+pub use addresses::Addresses;
 pub use copy::{Content, CopyError};
 pub use directory::{Body, LocalFile, list_directory};
 pub use download::Download;
 pub use error::VolumeError;
 pub use find::{Candidate, Search};
 pub use greeting::Greeting;
-pub use health::{Health, VolumeHealth, VolumeState};
+pub use health::{Health, VolumeHealth, VolumeState, Written};
+pub use identity::{Shown, random_identity};
 pub use listing::{DirEntry, EntryKind, Listing};
 pub use pipeline::TOGETHER;
 pub use probe::{Adopt, ClusterId, ClusterIdError, ProbeOutcome, probe_all_once, set_cluster, watch};
 pub use replicate::{Outcome, Upload, UploadError};
 
-use crate::model::{CLUSTER_PATH, Replica, Sidecar};
+use crate::model::{Replica, Sidecar};
 use arc_swap::ArcSwapOption;
 use awc::ClientResponse;
 use awc::body::MessageBody;
@@ -43,9 +48,11 @@ use awc::http::header::{
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use connect::{Age, Pool};
+use connect::{Age, Pool, Pools};
 use error::{Call, Failure};
 use futures_util::StreamExt;
+use identity::Looks;
+use introduction::Introduction;
 use pipeline::Pipelines;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -145,29 +152,47 @@ fn authorization(userpass: &str) -> HeaderValue {
 pub struct VolumeClient {
     shared: Rc<Shared>,
     credentials: Credentials,
+    /// Whether it asks whoever answers, and not only the volume that is to be there.
+    asks_anybody: bool,
 }
 
 struct Shared {
-    reads: Pool,
-    writes: Pool,
+    ours: Pools,
+    /// For those who find out who answers.
+    anybody: Pools,
     pipelines: Pipelines,
+    introduction: Introduction,
+    looks: Looks,
     health: Arc<Health>,
 }
 
 impl VolumeClient {
     /// A client without credentials. Must be used in the thread, and inside the actix runtime, that made it.
     pub fn new(timeouts: Timeouts, health: Arc<Health>) -> VolumeClient {
-        let reads = Pool::new(timeouts, timeouts.answer);
-        let writes = Pool::new(timeouts, timeouts.write);
-        VolumeClient {
-            shared: Rc::new(Shared { reads, writes, pipelines: Pipelines::new(timeouts), health }),
-            credentials: Credentials::default(),
-        }
+        let introduction = Introduction::new(Arc::clone(&health));
+        let shared = Shared {
+            ours: Pools::new(timeouts, &introduction),
+            anybody: Pools::new(timeouts, &introduction.of_anybody()),
+            pipelines: Pipelines::new(timeouts, introduction.clone()),
+            introduction,
+            looks: Looks::default(),
+            health,
+        };
+        VolumeClient { shared: Rc::new(shared), credentials: Credentials::default(), asks_anybody: false }
     }
 
     /// The same connections with other credentials. They are never logged.
     pub fn with_credentials(&self, credentials: Credentials) -> VolumeClient {
-        VolumeClient { shared: self.shared.clone(), credentials }
+        VolumeClient { shared: self.shared.clone(), credentials, ..*self }
+    }
+
+    /// A client that asks whoever answers, for those who find out who that is. What it is told proves nothing else.
+    pub fn of_anybody(&self) -> VolumeClient {
+        VolumeClient { asks_anybody: true, ..self.clone() }
+    }
+
+    fn pools(&self) -> &Pools {
+        if self.asks_anybody { &self.shared.anybody } else { &self.shared.ours }
     }
 
     /// Which volumes are up, as this and all other clients have found.
@@ -183,13 +208,16 @@ impl VolumeClient {
     /// What the volume knows of the file at `path`; `None` if there is none.
     pub async fn stat(&self, replica: &Replica, path: &str) -> Result<Option<FileStat>, VolumeError> {
         let call = Call { method: "HEAD", replica, path };
-        let response = self.ask(&self.shared.reads, Method::HEAD, call).await?;
+        let response = self.ask(&self.pools().reads, Method::HEAD, call).await?;
         match response.status().as_u16() {
             200 => match size_of(&response) {
                 Some(size) => Ok(Some(FileStat { size, mtime_us: mtime_of(&response) })),
                 None => Err(self.noted(call.no_answer("it gave no size"))),
             },
-            status if is_absent(status, path) => Ok(None),
+            status if is_absent(status, path) => {
+                self.confirm_absence(call).await?;
+                Ok(None)
+            }
             status => Err(self.noted(call.refused(status))),
         }
     }
@@ -211,11 +239,12 @@ impl VolumeClient {
     /// Begins to read the file at `path`; `None` if there is none.
     pub async fn open(&self, replica: &Replica, path: &str) -> Result<Option<Download>, VolumeError> {
         let call = Call { method: "GET", replica, path };
-        let response = self.ask(&self.shared.reads, Method::GET, call).await?;
+        let response = self.ask(&self.pools().reads, Method::GET, call).await?;
         match response.status().as_u16() {
             200 => Ok(Some(Download::new(self.clone(), call, response))),
             status if is_absent(status, path) => {
                 drain(response).await;
+                self.confirm_absence(call).await?;
                 Ok(None)
             }
             status => {
@@ -237,17 +266,29 @@ impl VolumeClient {
         let date = date_header(mtime_us);
         self.health().sent_bytes(replica).increment(body.len() as u64);
         let failure = match self.put_once(Age::Any, call, date.clone(), body.clone()).await {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                self.wrote(replica, path);
+                return Ok(());
+            }
             Err(failure) => failure,
         };
         let err = match failure {
             Failure::Failed(err) => err,
             Failure::Stale => match self.put_once(Age::Fresh, call, date, body).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.wrote(replica, path);
+                    return Ok(());
+                }
                 Err(failure) => call.after_retry(failure),
             },
         };
         Err(self.noted(err))
+    }
+
+    fn wrote(&self, replica: &Replica, path: &str) {
+        if !self.asks_anybody {
+            self.health().wrote(replica, path);
+        }
     }
 
     /// Removes a file. Never sends a path that ends in `/`: nginx would remove the tree below.
@@ -257,13 +298,16 @@ impl VolumeClient {
             return Err(VolumeError::Directory { replica: replica.clone(), path: path.to_owned() });
         }
         let call = Call { method: "DELETE", replica, path };
-        let response = self.ask(&self.shared.writes, Method::DELETE, call).await?;
+        let response = self.ask(&self.pools().writes, Method::DELETE, call).await?;
         let status = response.status().as_u16();
         drain(response).await;
         match status {
             200 | 204 => Ok(Removal::Removed),
             // 409: the path is a directory, or a part of it is a file; the file itself is not there.
-            404 | 409 => Ok(Removal::Absent),
+            404 | 409 => {
+                self.confirm_absence(call).await?;
+                Ok(Removal::Absent)
+            }
             status => Err(self.noted(call.refused(status))),
         }
     }
@@ -300,7 +344,7 @@ impl VolumeClient {
         date: HeaderValue,
         body: impl MessageBody + 'static,
     ) -> Result<(), Failure> {
-        let request = self.request(&self.shared.writes, age, Method::PUT, call)?.insert_header((DATE, date));
+        let request = self.request(&self.pools().writes, age, Method::PUT, call)?.insert_header((DATE, date));
         let response = request.send_body(body).await.map_err(|err| call.failure(err))?;
         let status = response.status().as_u16();
         drain(response).await;
@@ -310,7 +354,8 @@ impl VolumeClient {
         }
     }
 
-    /// A volume of another cluster is asked for nothing but whose it is: its files are somebody else's.
+    /// A volume that is another cluster's, or not what it was, is asked for nothing but who it is: its files are somebody
+    /// else's.
     fn request(
         &self,
         pool: &Pool,
@@ -318,8 +363,10 @@ impl VolumeClient {
         method: Method,
         call: Call<'_>,
     ) -> Result<awc::ClientRequest, Failure> {
-        if call.path != CLUSTER_PATH && self.health().is_foreign(call.replica) {
-            return Err(Failure::Failed(VolumeError::Foreign { replica: call.replica.clone() }));
+        if !self.asks_anybody
+            && let Some(reason) = self.health().why_foreign(call.replica)
+        {
+            return Err(Failure::Failed(VolumeError::Foreign { replica: call.replica.clone(), reason }));
         }
         let url = ["http://", call.replica.as_str(), call.path].concat();
         let request = pool.client(age).request(method, url);
@@ -328,7 +375,10 @@ impl VolumeClient {
             Age::Fresh => request.force_close(),
         };
         Ok(match self.credentials.header() {
-            Some(value) => request.insert_header((AUTHORIZATION, value)),
+            Some(value) => {
+                self.shared.introduction.use_credentials(&value);
+                request.insert_header((AUTHORIZATION, value))
+            }
             None => request,
         })
     }

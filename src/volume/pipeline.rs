@@ -5,6 +5,7 @@
 //! not there, and [`VolumeClient::list`] finds out what that means.
 
 use super::connect::{IDLE_LIMIT, connect};
+use super::introduction::Introduction;
 use super::listing::Lines;
 use super::patience::Patience;
 use super::wire::Wire;
@@ -38,6 +39,7 @@ type Missed = Box<dyn Error>;
 /// The connections that are kept for this.
 pub(super) struct Pipelines {
     timeouts: Timeouts,
+    introduction: Introduction,
     /// By server, each since when; the one that was used last at the end.
     idle: RefCell<HashMap<String, Vec<(Instant, Pipeline)>>>,
 }
@@ -81,10 +83,10 @@ impl VolumeClient {
             places.iter().all(|place| place.authority() == server),
             "{places:?} are several servers'"
         );
-        if places.iter().any(|place| self.health().is_foreign(place)) {
-            return Err("it belongs to another cluster".into());
+        if let Some(reason) = places.iter().find_map(|place| self.health().why_foreign(place)) {
+            return Err(reason.into());
         }
-        let mut pipeline = self.shared.pipelines.take(server).await?;
+        let mut pipeline = self.shared.pipelines.take(server, places[0]).await?;
         let mut head = RequestHead::default();
         head.headers.insert(HOST, HeaderValue::from_str(server)?);
         if let Some(value) = self.credentials.header() {
@@ -105,21 +107,20 @@ impl VolumeClient {
 }
 
 impl Pipelines {
-    pub(super) fn new(timeouts: Timeouts) -> Pipelines {
-        Pipelines { timeouts, idle: RefCell::default() }
+    pub(super) fn new(timeouts: Timeouts, introduction: Introduction) -> Pipelines {
+        Pipelines { timeouts, introduction, idle: RefCell::default() }
     }
 
-    async fn take(&self, authority: &str) -> Result<Pipeline, Missed> {
+    async fn take(&self, authority: &str, place: &Replica) -> Result<Pipeline, Missed> {
         let kept = self.idle.borrow_mut().get_mut(authority).and_then(Vec::pop);
         // What lies below the last one has been idle for longer, and goes when it gets its turn.
         if let Some((_, pipeline)) = kept.filter(|(since, _)| since.elapsed() < IDLE_LIMIT) {
             return Ok(pipeline);
         }
-        let uri: Uri = ["http://", authority].concat().parse()?;
-        let stream = connect(&uri, self.timeouts.connect).await?;
+        let uri: Uri = ["http://", place.as_str(), "/"].concat().parse()?;
         let patience = Patience { answer: self.timeouts.answer, progress: self.timeouts.write };
         Ok(Pipeline {
-            wire: Wire::new(stream, patience),
+            wire: connect(&uri, self.timeouts, patience, &self.introduction).await?,
             codec: ClientCodec::default(),
             buffer: BytesMut::with_capacity(BUFFER_BYTES),
         })

@@ -1,17 +1,21 @@
-//! Looks at every volume about once a second (less often where there are more than twenty): does it answer, and is it ours?
+//! Looks at every volume about once a second (less often where there are more than twenty): does it answer, is it the one
+//! that it was, and is it ours?
 //!
-//! Each volume keeps the id of its cluster in [`CLUSTER_PATH`]. A volume without one is adopted; one with another
-//! id is never used, because two masters on the same files would remove each other's blobs.
+//! Each volume keeps its own id in [`VOLUME_PATH`](crate::model::VOLUME_PATH) and that of its cluster in [`CLUSTER_PATH`]. A
+//! volume without a cluster's id is adopted if it looks like a volume; one with another is never used, because two masters on
+//! the same files would remove each other's blobs. Where the volume's own id is right, a cluster's id that a power cut has
+//! torn is written again.
 
 use super::health::{Entry, VolumeState};
 use super::{VolumeClient, VolumeError};
-use crate::model::{CLUSTER_PATH, Replica, Volume};
+use crate::model::{CLUSTER_PATH, Replica, Volume, is_of_layout};
 use actix_rt::time::{Instant, sleep_until, timeout};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -76,6 +80,11 @@ pub enum ProbeOutcome {
     Foreign {
         /// What its file says.
         found: String,
+    },
+    /// It isn't the volume that it was, or no volume at all.
+    Stranger {
+        /// What it is instead.
+        reason: String,
     },
     /// It doesn't answer, or not sensibly.
     Down {
@@ -158,9 +167,10 @@ async fn watch_one(
         let begun = Instant::now();
         let pause = match probe(client, entry, cluster, adopt, slots).await {
             ProbeOutcome::Up => interval,
-            ProbeOutcome::Adopted | ProbeOutcome::Foreign { .. } | ProbeOutcome::Down { .. } => {
-                PROBE_INTERVAL
-            }
+            ProbeOutcome::Adopted
+            | ProbeOutcome::Foreign { .. }
+            | ProbeOutcome::Stranger { .. }
+            | ProbeOutcome::Down { .. } => PROBE_INTERVAL,
         };
         if timeout(pause, entry.wake.notified()).await.is_ok() {
             sleep_until(begun + PROBE_PAUSE).await;
@@ -179,35 +189,113 @@ async fn probe(
     let _slot = slots.acquire().await.expect("the semaphore is never closed");
     let root = entry.volume.root();
     let begun = Instant::now();
-    let outcome = look(client, &root, cluster, adopt).await;
+    let outcome = look(&client.of_anybody(), entry, &root, cluster, adopt).await;
     entry.probed(begun.elapsed());
     match &outcome {
-        ProbeOutcome::Up | ProbeOutcome::Adopted => entry.set(VolumeState::Up, ""),
+        ProbeOutcome::Up | ProbeOutcome::Adopted => client.health().set_well(entry),
         ProbeOutcome::Down { error } => entry.set(VolumeState::Down, &reason_of(error)),
         ProbeOutcome::Foreign { found } => {
             let reason = format!("it belongs to cluster {found:?}, this is {cluster}");
             entry.set(VolumeState::Foreign, &reason);
         }
+        ProbeOutcome::Stranger { reason } => entry.set(VolumeState::Foreign, reason),
     }
     outcome
 }
 
-async fn look(client: &VolumeClient, root: &Replica, cluster: &ClusterId, adopt: Adopt) -> ProbeOutcome {
+async fn look(
+    client: &VolumeClient,
+    entry: &Entry,
+    root: &Replica,
+    cluster: &ClusterId,
+    adopt: Adopt,
+) -> ProbeOutcome {
+    let known = client.health().identities();
+    let Some(id) = known.of(root) else { return look_at_cluster(client, root, cluster, adopt, false).await };
+    match client.shown(root).await {
+        Ok(shown) => {
+            if let Some(reason) = shown.fault(id, &known) {
+                return ProbeOutcome::Stranger { reason };
+            }
+            client.health().trust(root);
+            if entry.is_of_cluster.load(Ordering::Relaxed) {
+                return ProbeOutcome::Up;
+            }
+            let outcome = look_at_cluster(client, root, cluster, adopt, true).await;
+            let is_ours = matches!(outcome, ProbeOutcome::Up | ProbeOutcome::Adopted);
+            entry.is_of_cluster.store(is_ours, Ordering::Relaxed);
+            outcome
+        }
+        Err(VolumeError::Refused { status: 401, .. }) => ProbeOutcome::Up,
+        Err(error) => ProbeOutcome::Down { error },
+    }
+}
+
+/// Whose a volume is, by its cluster's id. Where the volume's own id is right, what is no cluster's id is written again.
+async fn look_at_cluster(
+    client: &VolumeClient,
+    root: &Replica,
+    cluster: &ClusterId,
+    adopt: Adopt,
+    is_identified: bool,
+) -> ProbeOutcome {
     let ours = client.health().ids(cluster);
     let is_ours = |content: &[u8]| ours.iter().any(|id| content.trim_ascii() == id.as_str().as_bytes());
+    let is_torn = |content: &[u8]| {
+        let text = std::str::from_utf8(content.trim_ascii()).unwrap_or_default();
+        text.parse::<ClusterId>().is_err()
+            || (text.len() < cluster.as_str().len() && cluster.as_str().starts_with(text))
+    };
     let cluster = ours.first().unwrap_or(cluster);
     match client.get(root, CLUSTER_PATH, MAX_ID_BYTES * 2).await {
         Ok(Some(content)) if is_ours(&content) => ProbeOutcome::Up,
         Ok(Some(_)) if adopt == Adopt::All => make_ours(client, root, cluster).await,
+        Ok(Some(content)) if is_identified && adopt != Adopt::None && is_torn(&content) => {
+            make_ours(client, root, cluster).await
+        }
         Ok(Some(content)) => ProbeOutcome::Foreign { found: String::from_utf8_lossy(&content).into_owned() },
         Ok(None) if adopt == Adopt::None => ProbeOutcome::Up,
-        Ok(None) => make_ours(client, root, cluster).await,
+        Ok(None) if is_identified => make_ours(client, root, cluster).await,
+        Ok(None) => match what_is_no_volume(client, root).await {
+            Ok(None) => make_ours(client, root, cluster).await,
+            Ok(Some(reason)) => ProbeOutcome::Stranger { reason },
+            Err(error) => ProbeOutcome::Down { error },
+        },
         Err(VolumeError::TooLarge { .. }) if adopt == Adopt::All => make_ours(client, root, cluster).await,
         Err(VolumeError::TooLarge { .. }) => ProbeOutcome::Foreign { found: "a longer file".into() },
         Err(VolumeError::Refused { status: 401, .. }) => ProbeOutcome::Up,
         Err(error) => ProbeOutcome::Down { error },
     }
 }
+
+/// Why nothing is to be written to what answers there: a volume lists its root as JSON, and has nothing in it but blobs.
+async fn what_is_no_volume(client: &VolumeClient, root: &Replica) -> Result<Option<String>, VolumeError> {
+    let refused = |what: &str| Ok(Some(format!("it is no volume: {what}; is it the right address?")));
+    let listing = match client.list(root, "").await {
+        Ok(listing) => listing,
+        Err(VolumeError::Refused { status: 401, .. }) => return Ok(None),
+        Err(VolumeError::Refused { status, .. }) if status < 500 => {
+            return refused(&format!("it answered {status} when its root was to be listed"));
+        }
+        Err(err) => return Err(err),
+    };
+    let Some(mut listing) = listing else { return refused("it has no root that can be listed") };
+    for _ in 0..MAX_ROOT_ENTRIES {
+        match listing.next().await {
+            Ok(None) => return Ok(None),
+            Ok(Some(entry)) if is_of_layout(&entry.name) => {}
+            Ok(Some(entry)) => {
+                return refused(&format!("its root has {:?}", entry.name.escape_ascii().to_string()));
+            }
+            Err(VolumeError::NoListing { .. }) => return refused("its root is not listed as JSON"),
+            Err(err) => return Err(err),
+        }
+    }
+    refused("its root has too many files")
+}
+
+/// More entries than a volume's root can have: 256 folders of blobs, 256 subvolumes, and a few files.
+const MAX_ROOT_ENTRIES: usize = 1000;
 
 /// Writes our id. A volume that can be read but refuses this one write is still up: its disk may be full.
 async fn make_ours(client: &VolumeClient, root: &Replica, cluster: &ClusterId) -> ProbeOutcome {
@@ -224,7 +312,7 @@ pub async fn set_cluster(
     volume: &Volume,
     cluster: &ClusterId,
 ) -> Result<(), VolumeError> {
-    write_id(client, &volume.root(), cluster).await
+    write_id(&client.of_anybody(), &volume.root(), cluster).await
 }
 
 async fn write_id(client: &VolumeClient, root: &Replica, cluster: &ClusterId) -> Result<(), VolumeError> {

@@ -228,7 +228,10 @@ impl Upload {
         let lane = &self.lanes[index];
         let call = Call { method: "PUT", replica: &lane.replica, path: &self.path };
         let err = match (result, &self.beginning) {
-            (Ok(()), _) => return LaneState::Over(Ok(())),
+            (Ok(()), _) => {
+                self.client.health().wrote(&lane.replica, &self.path);
+                return LaneState::Over(Ok(()));
+            }
             (Err(Failure::Stale), Some(beginning)) if !lane.resent => {
                 let queue = Queue { chunks: beginning.iter().cloned().collect(), ended: self.ended };
                 let queue = Rc::new(RefCell::new(queue));

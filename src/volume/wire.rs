@@ -24,6 +24,12 @@ pub(super) enum WireFault {
     /// Answered before the request was complete; 0 if that answer is no HTTP.
     #[error("it answered {status} before the request was complete")]
     Early { status: u16 },
+    /// Isn't the volume that it is to be.
+    #[error("{reason}")]
+    Stranger { reason: String },
+    /// Can't tell which volume it is.
+    #[error("it answered {status} when it was asked which volume it is")]
+    Refused { status: u16 },
     /// Neither took nor gave a byte.
     #[error("nothing happened for {} ms", waited.as_millis())]
     Stalled { waited: Duration },

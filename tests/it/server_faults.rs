@@ -55,12 +55,14 @@ fn full_disk_under_the_index_ends_the_server_and_loses_nothing() {
 
     mounts.run(&format!("mount -o remount,size=64m '{}'", own.join("drive").display()));
     master.start_again();
-    assert_eq!(master.list("/?list").len(), stored);
+    // The last one may have become durable and not been acknowledged.
+    let listed = master.list("/?list").len();
+    assert!(listed == stored || listed == stored + 1, "{listed} of {stored}");
     for number in (0..stored).step_by(29).chain([stored - 1]) {
         assert_eq!(master.fetch(&key(number)), (200, b"x".to_vec()), "{number} of {stored}");
     }
     // What was not acknowledged is free, at once or when it is settled.
-    eventually("the next key can be written", || master.call("PUT", &key(stored), b"x").status == 201);
+    eventually("the next key can be written", || master.call("PUT", &key(listed), b"x").status == 201);
 }
 
 #[test]

@@ -96,6 +96,7 @@ fn configuration(directory: &Path, listen: &str, extra: &str) -> String {
             server {{
                 listen {listen};
                 root {directory}/data;
+                autoindex on; autoindex_format json;
                 location / {{ dav_methods PUT DELETE; create_full_put_path on; {extra} }}
             }}
         }}"

@@ -12,7 +12,9 @@ use thiserror::Error;
 pub(super) enum AdminError {
     #[error("there is nothing at this path; /api/openapi.json says what there is")]
     NoSuchPath,
-    #[error("there is no job called {0:?}; there are rebalance, scrub, repair, drain and forget")]
+    #[error(
+        "there is no job called {0:?}; there are rebalance, scrub, repair, drain, forget, replace and rename"
+    )]
     NoSuchTask(String),
     #[error(transparent)]
     NoSuchJob(#[from] NoSuchJob),
@@ -64,6 +66,11 @@ impl ResponseError for AdminError {
                 | MaintenanceError::Table(_)
                 | MaintenanceError::Index(_)
                 | MaintenanceError::Foreign { .. }
+                | MaintenanceError::Conflict(_)
+                | MaintenanceError::Master(_)
+                | MaintenanceError::Store(_)
+                | MaintenanceError::HasBlobs(_)
+                | MaintenanceError::NotTheSame { .. }
                 | MaintenanceError::NotGone(_)
                 | MaintenanceError::StillOn { .. }
                 | MaintenanceError::Away(_)

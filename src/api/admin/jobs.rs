@@ -16,6 +16,8 @@ struct Options {
     delete_orphans: bool,
     force: bool,
     volume: Option<String>,
+    to: Option<String>,
+    with_blobs: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -61,7 +63,7 @@ pub(super) async fn stop(admin: State, id: web::Path<u64>) -> Result<web::Json<J
 
 /// The task of that name; an option that it doesn't have is refused, as it would mean nothing.
 fn task_of(name: &str, options: Options) -> Result<Task, AdminError> {
-    let Options { quick, delete_orphans, force, volume, .. } = options;
+    let Options { quick, delete_orphans, force, volume, to, with_blobs, .. } = options;
     let unknown = |is_given, option| {
         if is_given { Err(AdminError::Body(format!("{name} has no {option}"))) } else { Ok(()) }
     };
@@ -71,13 +73,23 @@ fn task_of(name: &str, options: Options) -> Result<Task, AdminError> {
         ("repair", _) => Task::Repair { quick, delete_orphans, force },
         ("drain", Some(volume)) => Task::Drain { volume },
         ("forget", Some(volume)) => Task::Forget { volume },
-        ("drain" | "forget", None) => return Err(AdminError::Body(format!("{name} needs a volume"))),
+        ("replace", Some(volume)) => Task::Replace { volume, with_blobs },
+        ("rename", Some(volume)) => match to.clone() {
+            Some(to) => Task::Rename { volume, to },
+            None => return Err(AdminError::Body("rename needs to, the present name".to_owned())),
+        },
+        ("drain" | "forget" | "replace" | "rename", None) => {
+            return Err(AdminError::Body(format!("{name} needs a volume")));
+        }
         _ => return Err(AdminError::NoSuchTask(name.to_owned())),
     };
     unknown(quick && !matches!(task, Task::Scrub { .. } | Task::Repair { .. }), "quick")?;
     unknown(delete_orphans && !matches!(task, Task::Repair { .. }), "delete_orphans")?;
     unknown(force && !delete_orphans, "force without delete_orphans")?;
-    unknown(volume.is_some() && !matches!(task, Task::Drain { .. } | Task::Forget { .. }), "volume")?;
+    unknown(with_blobs && !matches!(task, Task::Replace { .. }), "with_blobs")?;
+    unknown(to.is_some() && !matches!(task, Task::Rename { .. }), "to")?;
+    let is_of_all = matches!(task, Task::Rebalance | Task::Scrub { .. } | Task::Repair { .. });
+    unknown(volume.is_some() && is_of_all, "volume")?;
     Ok(task)
 }
 

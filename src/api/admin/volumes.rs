@@ -18,8 +18,10 @@ pub(super) struct View {
     /// `up`, `down`, or `foreign`: what it is.
     pub(super) state: &'static str,
     since_us: u64,
-    /// Why it isn't up; empty if it is.
+    /// Why it isn't up, or which of its subvolumes are not used and why; empty if all is well.
     reason: String,
+    /// Whether it has an id that the index knows, so that another in its place is noticed.
+    identified: bool,
     last_unreachable_us: Option<u64>,
     /// When a scrub last found everything on it as it should be.
     clean: Clean,
@@ -47,13 +49,26 @@ pub(super) fn views(admin: &Admin) -> Vec<View> {
             VolumeState::Foreign => "foreign",
         },
         since_us: health.since_us,
-        reason: health.reason,
+        reason: reason_of(&health),
+        identified: health.is_identified,
         last_unreachable_us: health.last_unreachable_us,
         clean: remembered.clean.get(health.volume.as_str()).copied().unwrap_or_default(),
         used: remembered.used.get(health.volume.as_str()).copied(),
         volume: health.volume.to_string(),
     };
     admin.store.volumes().health().snapshot().into_iter().map(view).collect()
+}
+
+fn reason_of(health: &VolumeHealth) -> String {
+    let mut reasons: Vec<String> = Vec::new();
+    if !health.reason.is_empty() {
+        reasons.push(health.reason.clone());
+    }
+    reasons.extend(health.distrusted.iter().map(|(place, reason)| format!("{place} is not used: {reason}")));
+    if reasons.is_empty() && !health.is_identified {
+        reasons.push("it has no identity yet".to_owned());
+    }
+    reasons.join("; ")
 }
 
 pub(super) async fn list(admin: State) -> impl Responder {
@@ -73,7 +88,8 @@ pub(super) async fn set_mode(
 ) -> Result<impl Responder, AdminError> {
     let Wanted { mode } = parsed(&body)?;
     let volume: Volume = name.parse().map_err(|err| AdminError::Query(format!("{err}")))?;
-    admin.maintenance.state().set_mode(admin.store.placer(), &volume, mode)?;
+    let (index, placer) = (admin.store.index(), admin.store.placer());
+    admin.maintenance.state().set_mode(index, placer, &volume, mode).await?;
     log::info!("volume {volume} is {mode} from now on");
     Ok(web::Json(views(&admin).into_iter().find(|view| view.volume == volume.as_str())))
 }

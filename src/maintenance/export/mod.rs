@@ -11,7 +11,7 @@ use super::rebuild::decide::{Decision, Seen, Sighting, Version, decide};
 use super::walk::{Silent, Tree, Walker, by_folder};
 use crate::maintenance::{Control, Finding, Kind};
 use crate::model::{Key, Md5, Replica, State, Volume, path_of};
-use crate::volume::{ClusterId, Credentials, Health, Timeouts, VolumeClient, VolumeError};
+use crate::volume::{Addresses, ClusterId, Credentials, Health, Timeouts, VolumeClient, VolumeError};
 use actix_rt::task::spawn_blocking;
 use destination::{Destination, Draft, Place, PlaceError, is_within};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -42,6 +42,8 @@ pub struct ExportRequest {
     pub unlinked: bool,
     /// Take volumes of different clusters.
     pub adopt: bool,
+    /// Where servers are found.
+    pub addresses: Addresses,
     /// How patient to be with servers.
     pub timeouts: Timeouts,
     /// For the servers, `user:password`.
@@ -145,7 +147,7 @@ pub fn run(request: &ExportRequest, control: &Control) -> Result<Exported, Expor
     let shared = Shared {
         request,
         control,
-        health: Arc::new(Health::new(&servers)),
+        health: Arc::new(Health::found_at(&servers, request.addresses.clone())),
         silent: Arc::default(),
         destination,
         next: AtomicUsize::new(0),

@@ -4,17 +4,22 @@
 //! ends the job half-way leaves the old index as it was. Several threads walk the volumes, one writes.
 
 pub(super) mod decide;
+mod signs;
 
 use crate::index::leveldb::{self, Replacement};
-use crate::index::{MAX_WAITING_ENTRIES, files_of_record, founding_entries, table, waiting_entry};
+use crate::index::{
+    MAX_WAITING_ENTRIES, files_of_record, founding_entries, identity_entries, table, waiting_entry,
+};
 use crate::maintenance::walk::{Tree, Walker, by_folder};
 use crate::maintenance::{Control, Finding, Kind};
 use crate::model::{Intent, Key, Md5, Placer, Record, Replica, State, Volume, path_of};
-use crate::volume::{self, ClusterId, Credentials, Health, Timeouts, VolumeClient, VolumeError};
+use crate::volume::{self, Addresses, ClusterId, Credentials, Health, Timeouts, VolumeClient, VolumeError};
 use decide::{Content, Decision, Seen, Sighting, Version, decide, pending, record};
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use signs::Signs;
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,12 +49,16 @@ pub struct RebuildRequest {
     pub placer: Placer,
     /// The volumes that are read; those of the placer without the ones that may be missing.
     pub volumes: Vec<Volume>,
+    /// Subvolumes that may be missing as well.
+    pub missing: BTreeSet<Replica>,
     /// Whether blobs whose MD5 nothing tells are read.
     pub checksum: bool,
     /// Whether the old index is removed in the end.
     pub discard_old: bool,
     /// Take volumes of other clusters too.
     pub adopt: bool,
+    /// Where volumes are found.
+    pub addresses: Addresses,
     /// How patient to be with volumes.
     pub timeouts: Timeouts,
     /// For the volumes, `user:password`.
@@ -90,6 +99,22 @@ pub enum RebuildError {
         /// What its file says.
         found: String,
     },
+    /// A place isn't the one that it should be: a drive that isn't mounted, or another's.
+    #[error("{place}: {reason}; nothing was changed. --allow-missing {place} goes on without it")]
+    Stranger {
+        /// The place.
+        place: Replica,
+        /// What it is instead.
+        reason: String,
+    },
+    /// Two places have one id.
+    #[error("{one} and {other} are the same volume, or one is a clone of the other; leave one of them out")]
+    Doubled {
+        /// One.
+        one: Replica,
+        /// The other.
+        other: Replica,
+    },
     /// Somebody asked for an end.
     #[error("stopped; nothing was changed")]
     Stopped,
@@ -110,7 +135,7 @@ struct Shared<'a> {
 
 /// Rebuilds the index; blocks the calling thread. A failure sets the stop of `control`, which ends all threads.
 pub fn run(request: &RebuildRequest, control: &Control) -> Result<Rebuilt, RebuildError> {
-    let health = Arc::new(Health::new(&request.volumes));
+    let health = Arc::new(Health::found_at(&request.volumes, request.addresses.clone()));
     let shared = Shared { request, control, health, next: AtomicUsize::new(0), slot: AtomicU32::new(0) };
     let (sender, receiver) = mpsc::channel(BATCHES_WAITING);
     std::thread::scope(|scope| {
@@ -188,12 +213,14 @@ impl Shared<'_> {
     fn fill(&self, sender: mpsc::Sender<Batch>) -> Result<(), RebuildError> {
         let progress = &self.control.progress;
         progress.begin("looking at the volumes", 0);
-        let (cluster, trees) = actix_rt::System::new().block_on(self.look())?;
+        let (cluster, trees, signs) = actix_rt::System::new().block_on(self.look())?;
+        self.health.set_identities(signs.identities());
         // Should the writer have ended, it tells why.
         let tell = |batch| sender.blocking_send(batch).map_err(|_| RebuildError::Stopped);
         if let Some(cluster) = cluster {
             tell(Batch::Records(founding_entries(&cluster).into()))?;
         }
+        tell(Batch::Records(identity_entries(&signs.identities())))?;
         let folders = by_folder(&trees);
         progress.begin("reading the volumes", folders.len() as u64);
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
@@ -214,6 +241,7 @@ impl Shared<'_> {
             return Err(err);
         }
         self.report_left_out();
+        actix_rt::System::new().block_on(async { signs.hold(&self.walker()).await })?;
         progress.begin("completing the index", 0);
         tell(Batch::Complete)
     }
@@ -230,11 +258,11 @@ impl Shared<'_> {
         }
     }
 
-    /// Which cluster the volumes belong to, and the trees of all of them.
-    async fn look(&self) -> Result<(Option<String>, Vec<Tree>), RebuildError> {
+    /// Which cluster the volumes belong to, the trees of all of them, and which ones they are.
+    async fn look(&self) -> Result<(Option<String>, Vec<Tree>, Signs), RebuildError> {
         let walker = self.walker();
         let mut ours: Option<String> = None;
-        let mut trees = Vec::new();
+        let (mut trees, mut signs) = (Vec::new(), Signs::default());
         for volume in &self.request.volumes {
             let theirs = walker.cluster(volume).await?;
             let is_id = |id: &String| id.parse::<ClusterId>().is_ok();
@@ -248,9 +276,12 @@ impl Shared<'_> {
                 (None, theirs) => ours = theirs,
                 (Some(_), _) => {}
             }
-            trees.extend(walker.trees(volume).await?);
+            let mut found = walker.trees(volume).await?;
+            signs.read(&walker, volume, &found, &self.request.missing).await?;
+            found.retain(|tree| !self.request.missing.contains(&tree.replica));
+            trees.extend(found);
         }
-        Ok((ours, trees))
+        Ok((ours, trees, signs))
     }
 
     /// Takes folders, one after another, until none is left.
@@ -355,7 +386,7 @@ impl Shared<'_> {
     }
 
     fn is_missing(&self, place: &Replica) -> bool {
-        !self.request.volumes.contains(&place.volume())
+        !self.request.volumes.contains(&place.volume()) || self.request.missing.contains(place)
     }
 
     fn tell(&self, kind: Kind, key: &Key, place: Option<&Replica>, what: impl fmt::Display) {
@@ -508,6 +539,8 @@ mod tests {
     fn removals_for_which_there_is_no_room_are_told() {
         let volume: Volume = "a:1".parse().unwrap();
         let request = RebuildRequest {
+            missing: BTreeSet::new(),
+            addresses: Addresses::default(),
             db: PathBuf::new(),
             placer: Placer::new(vec![volume.clone()], 1, 1),
             volumes: vec![volume.clone()],

@@ -7,7 +7,7 @@
 use super::{RepairRequest, Scrub, fatal_or_not, patiently};
 use crate::index::{Ending, IndexError, Reservation, Verb, now_us};
 use crate::maintenance::rebuild::decide::{Decision, Sighting, decide};
-use crate::maintenance::walk::{Walker, by_folder};
+use crate::maintenance::walk::{Tree, Walker, by_folder};
 use crate::maintenance::{Finding, Kind};
 use crate::model::{File, Key, PlacedFile, Record, Replica, State, Volume, VolumeMode, path_of};
 use crate::store::{Store, StoreError, needs_sidecars};
@@ -80,6 +80,7 @@ pub(super) async fn find_all(scrub: &Arc<Scrub>) -> Result<BTreeMap<Volume, u64>
         scrub.control.progress.begin(phase, walk.folders.len() as u64);
         let shared = Arc::clone(&walk);
         scrub.on_threads(async move |scrub, store| shared.run(scrub, store).await).await?;
+        walk.hold(scrub).await;
         Ok::<_, IndexError>(walk)
     };
     let aim = match scrub.request.repair {
@@ -115,17 +116,28 @@ async fn folders(scrub: &Scrub) -> (Vec<(String, Vec<Replica>)>, BTreeSet<Volume
             scrub.unclean().insert(volume.clone());
             continue;
         }
-        match walker.trees(volume).await {
+        match trees_of(scrub, &walker, volume).await {
             Ok(found) => trees.extend(found),
             Err(err) => {
                 away.insert(volume.clone());
-                scrub.report(Finding::new(Kind::Unreachable, None, Some(&volume.root()), err));
+                scrub.report(Finding::unreachable(None, &err));
             }
         }
     }
     let owned =
         |(name, trees): (&str, Vec<&Replica>)| (name.to_owned(), trees.into_iter().cloned().collect());
     (by_folder(&trees).into_iter().map(owned).collect(), away)
+}
+
+/// The trees of a volume, each of which is the one that it was.
+async fn trees_of(scrub: &Scrub, walker: &Walker<'_>, volume: &Volume) -> Result<Vec<Tree>, VolumeError> {
+    let client = scrub.parts.volumes();
+    client.look(&volume.root()).await?;
+    let trees = walker.trees(volume).await?;
+    for tree in &trees {
+        client.look(&tree.replica).await?;
+    }
+    Ok(trees)
 }
 
 fn walker(scrub: &Scrub) -> Walker<'_> {
@@ -159,6 +171,20 @@ impl Walk {
             scrub.control.progress.step();
         }
         Ok(())
+    }
+
+    /// What was listed counts only where a place still is what it was.
+    async fn hold(&self, scrub: &Scrub) {
+        let client = scrub.parts.volumes();
+        let places: BTreeSet<&Replica> = self.folders.iter().flat_map(|(_, trees)| trees).collect();
+        for place in places {
+            if self.away().contains(&place.volume()) {
+                continue;
+            }
+            if let Err(err) = client.look(place).await {
+                self.unreadable(scrub, &err);
+            }
+        }
     }
 
     async fn folder(
@@ -314,6 +340,12 @@ impl Walk {
                 }
             }
         }
+        if let Some(elsewhere) = record.and_then(|record| not_in_use(scrub, record)) {
+            let what = format!(
+                "; it stays, as {elsewhere}, which its record names, may be this place under an earlier name"
+            );
+            told.extend(removable.drain(..).map(|stray| (stray, what.clone())));
+        }
         if record.is_none()
             && (is_in_doubt || !self.is_whole() || told.iter().any(|(stray, _)| is_blob(stray)))
         {
@@ -423,6 +455,14 @@ async fn take_back(
     scrub.report(Finding { mended: true, ..finding });
     patiently(async || store.repair(key, repair.keep_old).await).await?;
     Ok(true)
+}
+
+/// A place that a record names on a volume that isn't in use, and that nobody has forgotten.
+fn not_in_use(scrub: &Scrub, record: &Record) -> Option<Replica> {
+    let placer = &scrub.parts.placer;
+    let is_elsewhere =
+        |place: &&Replica| !placer.volumes().contains(&place.volume()) && !placer.is_forgotten(place);
+    record.replicas.iter().find(is_elsewhere).cloned()
 }
 
 fn is_blob(stray: &Stray) -> bool {

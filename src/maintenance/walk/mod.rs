@@ -6,8 +6,11 @@ mod source;
 
 use super::rebuild::decide::{Seen, Sighting};
 use crate::maintenance::{Finding, Kind, Progress};
-use crate::model::{CLUSTER_PATH, File, Key, Replica, Sidecar, Volume, decode_path, path_of, unfolded_key};
-use crate::volume::{Body, DirEntry, EntryKind, TOGETHER, VolumeClient, VolumeError};
+use crate::model::{
+    CLUSTER_PATH, File, Key, MAX_VOLUME_FILE_BYTES, Replica, Sidecar, VOLUME_PATH, Volume, decode_path,
+    is_beside_blobs, path_of, unfolded_key,
+};
+use crate::volume::{Body, DirEntry, EntryKind, Shown, TOGETHER, VolumeClient, VolumeError};
 use futures_util::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
 pub(in crate::maintenance) use source::Silent;
 use source::Source;
@@ -23,9 +26,6 @@ const ASKED_AT_ONCE: usize = 8;
 /// Files of a folder, on all volumes together, that are in memory at the same time: some 300 bytes each, in sixteen folders at
 /// once on two cores, are 100 MB. A folder with more is listed once for each part of it.
 const MAX_FILES: usize = 20_000;
-
-/// What the Go original's volume script leaves beside the blobs, and what names the cluster.
-const NO_BLOBS: [&[u8]; 5] = [b"=cluster", b"nginx.pid", b"body_temp", b"tmp", b"lost+found"];
 
 /// Where blobs lie: a volume's root or one of its subvolumes, each with its folders `00` to `ff`.
 pub(in crate::maintenance) struct Tree {
@@ -134,7 +134,7 @@ impl<'a> Walker<'a> {
         for entry in entries {
             if is_folder(&entry) {
                 folders.push(text(&entry.name));
-            } else if !NO_BLOBS.contains(&entry.name.as_slice()) {
+            } else if !is_beside_blobs(&entry.name) {
                 self.no_blob(&replica, "", &entry.name);
             }
         }
@@ -366,6 +366,15 @@ impl<'a> Walker<'a> {
                 self.progress.report(Finding::unreachable(None, &err));
                 Ok(())
             }
+        }
+    }
+
+    /// What a place shows of its identity.
+    pub(in crate::maintenance) async fn shown(&self, place: &Replica) -> Result<Shown, VolumeError> {
+        match self.source.get(place, VOLUME_PATH, MAX_VOLUME_FILE_BYTES).await {
+            Ok(content) => Ok(Shown::of(content.as_deref())),
+            Err(VolumeError::TooLarge { .. }) => Ok(Shown::Torn),
+            Err(err) => Err(err),
         }
     }
 

@@ -6,7 +6,10 @@ use std::path::Path;
 use minikeyvalue::index::leveldb;
 use minikeyvalue::index::table::{Entry, Table};
 
-/// All entries of the index in `dir`, which nobody else may have open.
+/// What a rebuild doesn't know: which volume each name is, what is wanted of volumes, and which master's the index is.
+const NOT_REBUILT: [&[u8]; 5] = [b"!mkv/volume/", b"!mkv/new/", b"!mkv/mode", b"!mkv/gone/", b"!mkv/ma"];
+
+/// All entries of the index in `dir`, which nobody else may have open, but for [`NOT_REBUILT`].
 #[track_caller]
 pub fn entries_of(dir: &Path) -> Vec<Entry> {
     let mut table = leveldb::open(dir, leveldb::Options::default()).expect("the index can be opened");
@@ -17,6 +20,7 @@ pub fn entries_of(dir: &Path) -> Vec<Entry> {
         entries.append(&mut page.entries);
     }
     Box::new(table).close().expect("the index can be closed");
+    entries.retain(|(key, _)| !NOT_REBUILT.iter().any(|prefix| key.starts_with(prefix)));
     entries
 }
 

@@ -1,6 +1,7 @@
 //! Volumes that misbehave in ways that nginx can't be asked to: TCP servers in a thread.
 
 use nix::sys::socket::{setsockopt, sockopt};
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -59,21 +60,13 @@ impl TcpStub {
 
     /// The same with `headers`, each with its line's end.
     pub fn answering_with(status: &'static str, headers: &'static str) -> Self {
-        Self::serve(move |mut stream| {
-            let mut reader = BufReader::new(stream.try_clone().expect("a socket can be cloned"));
-            while let Some(head) = read_head(&mut reader) {
-                if head.expects_continue {
-                    let _ = stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
-                }
-                if discard_body(&mut reader, &head).is_none() {
-                    return;
-                }
-                let answer = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: 0\r\n\r\n");
-                if stream.write_all(answer.as_bytes()).is_err() {
-                    return;
-                }
-            }
-        })
+        Self::serve(move |stream| answer_all(stream, status, headers))
+    }
+
+    /// The same, with empty bodies, at an address that was another's until now.
+    pub fn answering_at(addr: &str, status: &'static str) -> Self {
+        let listener = super::wait_for("the address is free", || TcpListener::bind(addr).ok());
+        Self::serve_at(listener, move |stream| answer_all(stream, status, ""))
     }
 
     /// A volume that is up, empty and takes what is small at once, but large bodies at 50 KB a second. Small segments have the
@@ -82,7 +75,9 @@ impl TcpStub {
         let listener = TcpListener::bind("127.0.0.1:0").expect("the kernel has a free port");
         setsockopt(&listener, sockopt::TcpMaxSeg, &536).expect("it has no connection yet");
         setsockopt(&listener, sockopt::RcvBuf, &4096).expect("it has no connection yet");
-        Self::serve_at(listener, |mut stream| {
+        // What was put under each path, which it gives back; everything is listed as empty.
+        let kept = Mutex::<HashMap<String, Vec<u8>>>::default();
+        Self::serve_at(listener, move |mut stream| {
             let mut reader =
                 BufReader::with_capacity(512, stream.try_clone().expect("a socket can be cloned"));
             while let Some(head) = read_head(&mut reader) {
@@ -92,10 +87,24 @@ impl TcpStub {
                     }
                     return;
                 }
-                let status = if head.is_put { "201 Created" } else { "404 Not Found" };
-                let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
-                if discard_body(&mut reader, &head).is_none() || stream.write_all(answer.as_bytes()).is_err()
-                {
+                let mut body = vec![0; head.content_length as usize];
+                if reader.read_exact(&mut body).is_err() {
+                    return;
+                }
+                let (status, content) = if head.is_put {
+                    kept.lock().expect("no holder panics").insert(head.path.clone(), body);
+                    ("201 Created", Vec::new())
+                } else if head.path.ends_with('/') {
+                    ("200 OK", b"[\n]\n".to_vec())
+                } else {
+                    match kept.lock().expect("no holder panics").get(&head.path) {
+                        Some(content) => ("200 OK", content.clone()),
+                        None => ("404 Not Found", Vec::new()),
+                    }
+                };
+                let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", content.len());
+                let sent = if head.is_head { Vec::new() } else { content };
+                if stream.write_all(&[answer.as_bytes(), &sent].concat()).is_err() {
                     return;
                 }
             }
@@ -147,9 +156,28 @@ impl Drop for TcpStub {
     }
 }
 
+/// Reads requests to their ends, and gives each the same answer.
+fn answer_all(mut stream: TcpStream, status: &str, headers: &str) {
+    let mut reader = BufReader::new(stream.try_clone().expect("a socket can be cloned"));
+    while let Some(head) = read_head(&mut reader) {
+        if head.expects_continue {
+            let _ = stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        if discard_body(&mut reader, &head).is_none() {
+            return;
+        }
+        let answer = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: 0\r\n\r\n");
+        if stream.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Head {
+    path: String,
     is_put: bool,
+    is_head: bool,
     content_length: u64,
     chunked: bool,
     expects_continue: bool,
@@ -163,11 +191,15 @@ fn read_head(reader: &mut impl BufRead) -> Option<Head> {
         if line.is_empty() {
             return Some(head);
         }
+        if let (true, Some(path)) = (head.path.is_empty(), line.split(' ').nth(1)) {
+            path.clone_into(&mut head.path);
+        }
         let line = line.to_ascii_lowercase();
         if let Some(length) = line.strip_prefix("content-length:") {
             head.content_length = length.trim().parse().ok()?;
         }
         head.is_put |= line.starts_with("put /");
+        head.is_head |= line.starts_with("head /");
         head.chunked |= line.starts_with("transfer-encoding:") && line.contains("chunked");
         head.expects_continue |= line.starts_with("expect:");
     }

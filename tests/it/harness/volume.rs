@@ -311,7 +311,10 @@ pub fn volumes(count: usize) -> Vec<Volume> {
     starts.into_iter().map(|start| start.join().expect("it started")).collect()
 }
 
-/// All files below `dir`, as sorted relative paths, without the `.mkv` folders.
+/// Which volume, and which master's, a volume is: files that are nobody's blobs.
+const SIGNS: [&str; 2] = ["=volume", "=master"];
+
+/// All files below `dir`, as sorted relative paths, without the `.mkv` folders and [`SIGNS`].
 pub fn files_below(dir: &Path) -> Vec<String> {
     let mut files = Vec::new();
     let mut folders = vec![dir.to_owned()];
@@ -323,7 +326,7 @@ pub fn files_below(dir: &Path) -> Vec<String> {
                 if entry.file_name() != ".mkv" {
                     folders.push(path);
                 }
-            } else {
+            } else if !SIGNS.iter().any(|sign| entry.file_name() == *sign) {
                 let relative = path.strip_prefix(dir).expect("it is below");
                 files.push(relative.to_string_lossy().into_owned());
             }
