@@ -43,6 +43,8 @@ struct Report {
     notes: Vec<String>,
     /// The cluster that it belongs to, if it says so.
     cluster: Option<String>,
+    /// Whether what it acknowledges survives a power cut.
+    durable: bool,
 }
 
 /// Tries out the volumes of `--volumes`, all at the same time, and prints a line or more for each.
@@ -61,6 +63,7 @@ pub fn run(arguments: &Arguments, flags: &AdminArguments) -> Result<(), CheckErr
         .await
     });
     note_strangers(&mut reports);
+    note_durability(&mut reports);
     match flags.json {
         true => say!("{}", json_page(&reports)),
         false => reports.iter().for_each(print),
@@ -87,6 +90,23 @@ fn note_strangers(reports: &mut [Report]) {
             );
             report.notes.push(note);
         }
+    }
+}
+
+/// Where one volume is durable, those that are not are noted too, as they were probably meant to be. Of one that couldn't be asked,
+/// neither is known.
+fn note_durability(reports: &mut [Report]) {
+    if !reports.iter().any(|report| report.durable) {
+        return;
+    }
+    for report in reports.iter_mut().filter(|report| report.durable || report.ok) {
+        let note = match report.durable {
+            true => "durable: what it has acknowledged survives a power cut",
+            false => {
+                "not durable, as others here are: start it with DURABLE=1, or a power cut can lose what it has acknowledged"
+            }
+        };
+        report.notes.push(note.to_owned());
     }
 }
 

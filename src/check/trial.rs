@@ -41,6 +41,7 @@ impl Trial<'_> {
             Err(problem) => vec![problem],
             Ok(greeting) => {
                 let mut problems: Vec<String> = clock_problem(&greeting).into_iter().collect();
+                report.durable = greeting.durable;
                 report.cluster = self.cluster().await;
                 let places = self.places().await.unwrap_or_else(|problem| {
                     problems.push(problem);
