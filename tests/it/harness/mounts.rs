@@ -46,7 +46,10 @@ impl Mounts {
     /// with the last mount of it. The kernel writes nothing by itself for minutes: what is in the image was synced, or written at once.
     #[track_caller]
     pub fn ext4(&mut self, image: &Path, path: &Path, size: &str) {
-        self.run(&format!("truncate -s {size} '{0}' && mkfs.ext4 -q '{0}'", image.display()));
+        let image_path = image.display();
+        self.run(&format!(
+            "truncate -s {size} '{image_path}' && mkfs.ext4 -q -E lazy_itable_init=0 '{image_path}'"
+        ));
         self.image(image, path, "commit=600");
     }
 
