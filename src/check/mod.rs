@@ -100,11 +100,10 @@ fn note_durability(reports: &mut [Report]) {
         return;
     }
     for report in reports.iter_mut().filter(|report| report.durable || report.ok) {
-        let note = match report.durable {
-            true => "durable: what it has acknowledged survives a power cut",
-            false => {
-                "not durable, as others here are: start it with DURABLE=1, or a power cut can lose what it has acknowledged"
-            }
+        let note = if report.durable {
+            "durable: what it has acknowledged survives a power cut"
+        } else {
+            "not durable, as others here are: start it with DURABLE=1, or a power cut can lose what it has acknowledged"
         };
         report.notes.push(note.to_owned());
     }
