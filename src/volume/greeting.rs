@@ -23,7 +23,7 @@ pub struct Greeting {
     pub durable: bool,
 }
 
-/// What a durable volume answers it in; nginx itself has no such header.
+/// The header in which a durable volume says so; nginx has none of that name.
 const DURABLE: &str = "mkv-durable";
 
 impl VolumeClient {
@@ -38,7 +38,7 @@ impl VolumeClient {
             status: response.status().as_u16(),
             server: String::from_utf8_lossy(server).into_owned(),
             clock_ahead_seconds: date_of(&response).map(|date| ahead_seconds(date, asked, answered)),
-            durable: response.headers().get(DURABLE).is_some_and(|value| value.as_bytes() == b"1"),
+            durable: is_durable(&response),
         })
     }
 }
@@ -46,6 +46,10 @@ impl VolumeClient {
 fn date_of(response: &ClientResponse) -> Option<SystemTime> {
     let date: HttpDate = response.headers().get(DATE)?.to_str().ok()?.parse().ok()?;
     Some(date.into())
+}
+
+fn is_durable(response: &ClientResponse) -> bool {
+    response.headers().get(DURABLE).is_some_and(|value| value.as_bytes() == b"1")
 }
 
 /// `date` is cut to seconds, and was written at some moment between `asked` and `answered`.

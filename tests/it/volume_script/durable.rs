@@ -136,6 +136,19 @@ fn mounted_drive_has_attributes_and_a_note_of_its_own() {
 }
 
 #[test]
+fn bind_mount_of_the_same_file_system_is_as_durable() {
+    let mut drive = Drive::ext4();
+    let dir = drive.dir.display().to_string();
+    drive
+        .mounts
+        .run(&format!("mkdir '{dir}/elsewhere' '{dir}/sv01' && mount --bind '{dir}/elsewhere' '{dir}/sv01'"));
+    let volume = drive.volume().start();
+    assert_eq!(http("PUT", &volume.url("/sv01/5d/41/aGVsbG8="), b"hello", &[]).status, 201);
+    assert_eq!(attributes(&drive.seen("elsewhere/5d/41")), BOTH);
+    assert_eq!(attributes(&drive.seen("elsewhere/5d/41/aGVsbG8=")), "S");
+}
+
+#[test]
 fn file_system_that_is_mounted_with_sync_needs_no_attributes() {
     let mut drive = Drive::ext4();
     drive.mounts.run(&format!("mount -o remount,sync,dirsync '{}'", drive.dir.display()));
