@@ -2,6 +2,7 @@
 //! is shown by `tests/kill/power.rs`.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
@@ -100,6 +101,28 @@ fn every_answer_says_that_it_is_durable() {
             assert_eq!(said(&volume).as_deref(), Some("1"), "{method} {path}");
             assert_eq!(said(&other), None, "{method} {path}");
         }
+    }
+}
+
+/// How often the drive below `path` was told to empty its cache.
+fn flushes(path: &Path) -> u64 {
+    let device = path.metadata().expect("it is there").dev();
+    // As the kernel puts the two numbers into one.
+    let (major, minor) = (device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xf_ff00);
+    let counts = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).expect("it is a drive");
+    // The 16th, says the kernel's manual (Documentation/block/stat.rst).
+    counts.split_whitespace().nth(15).expect("Linux 5.5 or newer").parse().expect("the kernel counts")
+}
+
+/// What the tests that pull the plug can't see: to them, what left the file system is on the drive.
+#[test]
+fn drive_is_flushed_before_each_answer() {
+    let drive = Drive::ext4();
+    let volume = drive.volume().start();
+    for (method, body, status) in [("PUT", "hello", 201), ("PUT", "", 204), ("DELETE", "", 204)] {
+        let before = flushes(&drive.seen("."));
+        assert_eq!(http(method, &volume.url(BLOB), body.as_bytes(), &[]).status, status);
+        assert!(flushes(&drive.seen(".")) > before, "{method} {body:?}");
     }
 }
 
