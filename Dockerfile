@@ -22,8 +22,9 @@ COPY docs/openapi.json docs/
 RUN touch src/lib.rs src/main.rs && cargo build --release --locked --bin mkv
 
 FROM debian:bookworm-slim
+# e2fsprogs has chattr, for DURABLE=1.
 RUN apt-get update \
- && apt-get install -y --no-install-recommends nginx-light \
+ && apt-get install -y --no-install-recommends nginx-light e2fsprogs \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/* /usr/share/doc /usr/share/man \
  && useradd --system --uid 990 --home-dir /data mkv \
  && mkdir /data /index && chown mkv:mkv /data /index

@@ -15,6 +15,9 @@ pub(crate) const VOLUMES: usize = 3;
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 
+/// `DURABLE` of volumes, unless it is measured what it costs.
+const NOT_DURABLE: &str = "0";
+
 /// Subvolumes of each volume, the server's default.
 pub(crate) const SUBVOLUMES: u32 = 10;
 
@@ -45,8 +48,17 @@ impl Cluster {
 
     /// As [`Cluster::start`], over so many volumes.
     pub(crate) fn start_over(count: usize, setup: &Setup) -> Outcome<Cluster> {
+        Cluster::start_with(count, NOT_DURABLE, setup)
+    }
+
+    /// As [`Cluster::start`], with volumes whose file system syncs.
+    pub(crate) fn start_durable(setup: &Setup) -> Outcome<Cluster> {
+        Cluster::start_with(VOLUMES, "1", setup)
+    }
+
+    fn start_with(count: usize, durable: &str, setup: &Setup) -> Outcome<Cluster> {
         let place = Place::new(setup.parent, "cluster")?;
-        let (volumes, names) = volumes(&place.0, count)?;
+        let (volumes, names) = volumes_with(&place.0, count, durable)?;
         let parsed = names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
         let placer = Placer::new(parsed, setup.replicas, SUBVOLUMES);
         let port = free_port()?;
@@ -83,11 +95,16 @@ impl Cluster {
 
 /// Starts so many volumes below `dir`; answers their addresses too.
 pub(crate) fn volumes(dir: &Path, count: usize) -> Outcome<(Vec<Process>, Vec<String>)> {
+    volumes_with(dir, count, NOT_DURABLE)
+}
+
+fn volumes_with(dir: &Path, count: usize, durable: &str) -> Outcome<(Vec<Process>, Vec<String>)> {
     let (mut volumes, mut names) = (Vec::new(), Vec::new());
     for number in 1..=count {
         let port = free_port()?;
         let mut command = Command::new(home().join("volume"));
         command.arg(volume_dir(dir, number)).env("PORT", port.to_string()).env("LISTEN", "127.0.0.1");
+        command.env("DURABLE", durable);
         volumes.push(started(Process::start(&command)?, port)?);
         names.push(format!("127.0.0.1:{port}"));
     }

@@ -8,6 +8,7 @@ mod client;
 mod cluster;
 mod constant;
 mod cycles;
+mod durable;
 mod filled;
 mod get;
 mod index;
@@ -45,12 +46,13 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 type Measure = fn(&Bench) -> Outcome<Vec<Figure>>;
 
 /// What can be measured, under the name by which it is chosen.
-const GROUPS: [(&str, Measure); 16] = [
+const GROUPS: [(&str, Measure); 17] = [
     ("get-missing", get::missing),
     ("get-present", get::present),
     ("put-1k", put::one_kib),
     ("put-1m", put::one_mib),
     ("put-1g", put::one_gib),
+    ("durable", durable::run),
     ("cycles", cycles::run),
     ("list", list::run),
     ("memory", memory::run),

@@ -22,11 +22,11 @@ const STRAIGHT: &str = "straight to nginx";
 const CONNECTIONS: usize = 16;
 
 /// The blobs of one kind of load.
-struct Blobs {
-    name: &'static str,
+pub(crate) struct Blobs {
+    pub(crate) name: &'static str,
     piece: Vec<u8>,
     times: usize,
-    load: Load,
+    pub(crate) load: Load,
 }
 
 impl Blobs {
@@ -34,19 +34,32 @@ impl Blobs {
         Body { piece: &self.piece, times: self.times }
     }
 
-    fn mib(&self) -> f64 {
+    pub(crate) fn mib(&self) -> f64 {
         (self.piece.len() * self.times) as f64 / MIB as f64
     }
 }
 
 pub(crate) fn one_kib(bench: &Bench) -> Outcome<Vec<Figure>> {
-    let load = Load { connections: CONNECTIONS, seconds: bench.options.seconds(), steps: u64::MAX };
-    small(bench, &Blobs { name: "1 KiB", piece: noise(KIB), times: 1, load })
+    small(bench, &blobs_of_a_kib(bench))
 }
 
 pub(crate) fn one_mib(bench: &Bench) -> Outcome<Vec<Figure>> {
+    small(bench, &blobs_of_a_mib(bench))
+}
+
+pub(crate) fn blobs_of_a_kib(bench: &Bench) -> Blobs {
+    let load = Load { connections: CONNECTIONS, seconds: bench.options.seconds(), steps: u64::MAX };
+    Blobs { name: "1 KiB", piece: noise(KIB), times: 1, load }
+}
+
+pub(crate) fn blobs_of_a_mib(bench: &Bench) -> Blobs {
     let load = Load { connections: CONNECTIONS, seconds: bench.options.seconds(), steps: 400 };
-    small(bench, &Blobs { name: "1 MiB", piece: noise(MIB), times: 1, load })
+    Blobs { name: "1 MiB", piece: noise(MIB), times: 1, load }
+}
+
+pub(crate) fn blob_of_a_gib() -> Blobs {
+    let load = Load { connections: 1, seconds: 600, steps: 1 };
+    Blobs { name: "1 GiB", piece: noise(PIECE_BYTES), times: 4 * KIB, load }
 }
 
 fn small(bench: &Bench, blobs: &Blobs) -> Outcome<Vec<Figure>> {
@@ -83,8 +96,7 @@ const HASHED: &[&str] = &[];
 const UNHASHED: &[&str] = &["--md5sum=false"];
 
 pub(crate) fn one_gib(bench: &Bench) -> Outcome<Vec<Figure>> {
-    let load = Load { connections: 1, seconds: 600, steps: 1 };
-    let blobs = Blobs { name: "1 GiB", piece: noise(PIECE_BYTES), times: 4 * KIB, load };
+    let blobs = blob_of_a_gib();
     let mut figures =
         vec![Figure::new("MD5 of 1 GiB, one thread", blobs.mib() / md5_seconds(&blobs), "MiB/s")];
     for (parent, medium) in media(bench) {
@@ -108,7 +120,7 @@ pub(crate) fn one_gib(bench: &Bench) -> Outcome<Vec<Figure>> {
 }
 
 /// Sends blobs to the master. A large one is removed at once: there may be no room for two.
-fn through_master(cluster: &Cluster, blobs: &Blobs) -> Outcome<crate::load::Done> {
+pub(crate) fn through_master(cluster: &Cluster, blobs: &Blobs) -> Outcome<crate::load::Done> {
     let prefix = fresh_prefix();
     let key = |number| format!("{prefix}/{number}");
     let done = blobs.load.run(
@@ -210,7 +222,7 @@ fn cluster(parent: &Path, replicas: usize) -> Outcome<Cluster> {
     Cluster::start(&Setup { parent, replicas, flags: &[], index: None })
 }
 
-fn plural(replicas: usize, medium: &str) -> String {
+pub(crate) fn plural(replicas: usize, medium: &str) -> String {
     format!("{replicas} {}, {medium}", if replicas == 1 { "replica" } else { "replicas" })
 }
 

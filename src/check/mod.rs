@@ -47,6 +47,8 @@ struct Report {
     identity: Option<String>,
     /// What it was called when it got its id.
     first_name: Option<String>,
+    /// Whether what it acknowledges survives a power cut.
+    durable: bool,
 }
 
 /// Tries out the volumes of `--volumes`, all at the same time, and prints a line or more for each.
@@ -67,6 +69,7 @@ pub fn run(arguments: &Arguments, flags: &AdminArguments) -> Result<(), CheckErr
     });
     note_strangers(&mut reports);
     tell_who_is_who(&mut reports);
+    note_durability(&mut reports);
     match flags.json {
         true => say!("{}", json_page(&reports)),
         false => reports.iter().for_each(print),
@@ -119,6 +122,22 @@ fn tell_who_is_who(reports: &mut [Report]) {
             None => {}
         }
         report.ok = report.problems.is_empty();
+    }
+}
+
+/// Where one volume is durable, those that are not are noted too, as they were probably meant to be. Of one that couldn't be asked,
+/// neither is known.
+fn note_durability(reports: &mut [Report]) {
+    if !reports.iter().any(|report| report.durable) {
+        return;
+    }
+    for report in reports.iter_mut().filter(|report| report.durable || report.ok) {
+        let note = if report.durable {
+            "durable: what it has acknowledged survives a power cut"
+        } else {
+            "not durable, as others here are: start it with DURABLE=1, or a power cut can lose what it has acknowledged"
+        };
+        report.notes.push(note.to_owned());
     }
 }
 

@@ -41,6 +41,7 @@ impl Trial<'_> {
             Err(problem) => vec![problem],
             Ok(greeting) => {
                 let mut problems: Vec<String> = clock_problem(&greeting).into_iter().collect();
+                report.durable = greeting.durable;
                 report.cluster = self.cluster().await;
                 if let Ok(Shown::Is(file)) = self.client.shown(&self.volume.root()).await {
                     report.identity = Some(file.id.to_string());

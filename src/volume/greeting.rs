@@ -1,5 +1,5 @@
 //! Who answers on a volume's address, for a person who wants to know what is wrong: what server it says it is, and what
-//! time it is there.
+//! time it is there, and whether what it acknowledges survives a power cut.
 
 use super::error::Call;
 use super::{VolumeClient, VolumeError};
@@ -19,7 +19,12 @@ pub struct Greeting {
     /// How many seconds its clock is ahead of ours, less than 0 if it is behind; 0 within what can be told, a second
     /// and the time that the answer took. `None` if it has no `Date`.
     pub clock_ahead_seconds: Option<f64>,
+    /// Whether it was started with `DURABLE=1`, which the script `volume` has it say in every answer.
+    pub durable: bool,
 }
+
+/// The header in which a durable volume says so; nginx has none of that name.
+const DURABLE: &str = "mkv-durable";
 
 impl VolumeClient {
     /// Asks for the head of a small file that need not be there.
@@ -33,6 +38,7 @@ impl VolumeClient {
             status: response.status().as_u16(),
             server: String::from_utf8_lossy(server).into_owned(),
             clock_ahead_seconds: date_of(&response).map(|date| ahead_seconds(date, asked, answered)),
+            durable: is_durable(&response),
         })
     }
 }
@@ -40,6 +46,10 @@ impl VolumeClient {
 fn date_of(response: &ClientResponse) -> Option<SystemTime> {
     let date: HttpDate = response.headers().get(DATE)?.to_str().ok()?.parse().ok()?;
     Some(date.into())
+}
+
+fn is_durable(response: &ClientResponse) -> bool {
+    response.headers().get(DURABLE).is_some_and(|value| value.as_bytes() == b"1")
 }
 
 /// `date` is cut to seconds, and was written at some moment between `asked` and `answered`.

@@ -203,6 +203,24 @@ fn volumes_of_two_clusters_are_noted() {
 }
 
 #[test]
+fn durable_volumes_are_noted_and_so_is_one_among_them_that_is_not() {
+    let (own, mut mounts) = (TempDir::new(), Mounts::new());
+    mounts.ext4(&own.join("image"), &own.join("drive"), "32m");
+    let durable = Volume::builder().dir(own.join("drive")).among(&mounts).env("DURABLE", "1").start();
+    let other = Volume::start();
+    let (well, said) = check(&durable.addr(), &[]);
+    assert!(well && said.contains("note: durable: what it has acknowledged survives a power cut"), "{said}");
+    let both = format!("{},{}", durable.addr(), other.addr());
+    let (well, said) = check(&both, &[]);
+    assert!(
+        well && said.contains(&format!("{:<24} note: not durable, as others here are", other.addr())),
+        "{said}"
+    );
+    let json: Value = serde_json::from_str(&check(&both, &["--json"]).1).unwrap();
+    assert_eq!((&json[0]["durable"], &json[1]["durable"]), (&true.into(), &false.into()));
+}
+
+#[test]
 fn what_a_killed_check_leaves_is_no_finding_and_goes_with_the_next() {
     let volumes = volumes(3);
     let place = volumes[0].dir().join("sv00/00/00");

@@ -2,5 +2,6 @@
 //! when it is killed.
 
 mod drives;
+mod durable;
 mod requests;
 mod starting;

@@ -34,9 +34,10 @@ impl std::fmt::Debug for State {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Client {
     url: String,
+    is_rebuilt: bool,
     chance: Random,
     /// What each key may be: one state, or two after a request that nobody answered.
     keys: BTreeMap<String, Vec<State>>,
@@ -54,7 +55,17 @@ impl Client {
         };
         let keys = (0..KEYS_OF_A_CLIENT).map(|key| (name(key), vec![State::Absent])).collect();
         let chance = Random::new(seed ^ (number + 1).wrapping_mul(0x5851_f42d_4c95_7f2d));
-        Self { url, chance, keys, cut_off: 0, statuses: BTreeMap::new() }
+        Self { url, is_rebuilt: false, chance, keys, cut_off: 0, statuses: BTreeMap::new() }
+    }
+
+    /// The same client, who knows the same of its keys and asks a server with an index that was made anew.
+    pub fn at_rebuilt(&self, url: String) -> Self {
+        Self { url, is_rebuilt: true, ..self.clone() }
+    }
+
+    /// How many keys are known to have a blob, or to have none.
+    pub fn certain(&self) -> usize {
+        self.keys.values().filter(|states| states.len() == 1).count()
     }
 
     /// How many requests ended without an answer.
@@ -124,6 +135,10 @@ impl Client {
                         _ if listed => panic!("{key} is unlinked, and may be {states:?}"),
                         _ => State::Absent,
                     }
+                }
+                // A DELETE that nobody answered has removed the blob and left its sidecars, by which a rebuild knows that there was one.
+                Err(410) if self.is_rebuilt && states.len() > 1 && states.contains(&State::Absent) => {
+                    State::Absent
                 }
                 Err(status) => panic!("{key} is {states:?}: {status}"),
             };

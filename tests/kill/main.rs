@@ -1,6 +1,8 @@
 //! The kill tests: clients write while processes are killed with -9 at random moments, and whatever was
 //! acknowledged is there afterwards, whatever was not is there wholly or not at all, and nothing else lies about.
 //!
+//! In `power.rs` it is the plug that is pulled, of all machines at once.
+//!
 //! `MKV_KILL_SEED` repeats a run's choices; which of them meet a kill stays up to the clock.
 
 // Nothing outside of this binary can use what it declares.
@@ -10,10 +12,11 @@ mod clients;
 mod files;
 #[path = "../it/harness/mod.rs"]
 mod harness;
+mod power;
 mod random;
 
 use clients::{Client, Kills};
-use harness::{Cluster, Random, eventually};
+use harness::{Cluster, Master, Random, eventually};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -29,7 +32,7 @@ fn what_was_acknowledged_survives_fifty_kills_of_the_master() {
     let seed = random::seed();
     let mut chance = Random::new(seed);
     let mut cluster = Cluster::of(4, |master| master.flag("grace", GRACE));
-    let mut clients = clients_of(&cluster, seed);
+    let mut clients = clients_of(&cluster.master, seed);
     for kill in 0..MASTER_KILLS {
         let delay = Duration::from_millis(chance.between(20, 700));
         write_until(&mut clients, Kills::Master, || {
@@ -54,7 +57,7 @@ fn what_was_acknowledged_survives_kills_of_the_volumes() {
     let seed = random::seed();
     let mut chance = Random::new(seed);
     let mut cluster = Cluster::of(4, |master| master.flag("grace", GRACE));
-    let mut clients = clients_of(&cluster, seed);
+    let mut clients = clients_of(&cluster.master, seed);
     let volumes = &mut cluster.volumes;
     write_until(&mut clients, Kills::Volumes, || {
         for _ in 0..VOLUME_KILLS {
@@ -71,8 +74,8 @@ fn what_was_acknowledged_survives_kills_of_the_volumes() {
     files::are_exactly_those_of_the_index(&mut cluster);
 }
 
-fn clients_of(cluster: &Cluster, seed: u64) -> Vec<Client> {
-    (0..CLIENTS).map(|number| Client::new(number, seed, cluster.master.url(""))).collect()
+fn clients_of(master: &Master, seed: u64) -> Vec<Client> {
+    (0..CLIENTS).map(|number| Client::new(number, seed, master.url(""))).collect()
 }
 
 /// Lets all clients write at the same time while `disturb` runs, and until it has ended.

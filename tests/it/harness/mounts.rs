@@ -42,6 +42,24 @@ impl Mounts {
         self.run(&format!("mkdir -p '{path}' && mount -t tmpfs -o size={size},mode=755 tmpfs '{path}'"));
     }
 
+    /// Mounts a new ext4 of `size` (`"64m"`), which is kept in the file `image`, at `path`. Only root may have a loop device, which goes
+    /// with the last mount of it. The kernel writes nothing by itself for minutes: what is in the image was synced, or written at once.
+    #[track_caller]
+    pub fn ext4(&mut self, image: &Path, path: &Path, size: &str) {
+        let image_path = image.display();
+        self.run(&format!(
+            "truncate -s {size} '{image_path}' && mkfs.ext4 -q -E lazy_itable_init=0 '{image_path}'"
+        ));
+        self.image(image, path, "commit=600");
+    }
+
+    /// Mounts the file system in the file `image` at `path`.
+    #[track_caller]
+    pub fn image(&mut self, image: &Path, path: &Path, options: &str) {
+        let (image, path) = (image.display(), path.display());
+        self.run(&format!("mkdir -p '{path}' && mount -o loop,{options} '{image}' '{path}'"));
+    }
+
     /// Takes the drive away, also while files on it are open.
     #[track_caller]
     pub fn unmount(&mut self, path: &Path) {
@@ -55,7 +73,11 @@ impl Mounts {
         told.expect("the namespace can be made (as root, or where user namespaces are allowed)");
         let mut answer = String::new();
         self.output.read_line(&mut answer).expect("the shell answers");
-        assert_eq!(answer.trim(), "done", "in a mount namespace (needs root or user namespaces): {line}");
+        assert_eq!(
+            answer.trim(),
+            "done",
+            "in a mount namespace (needs root or user namespaces, and root for loop devices): {line}"
+        );
     }
 
     /// Where the test itself finds `path` with its mounts.

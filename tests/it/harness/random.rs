@@ -1,7 +1,7 @@
 //! Choices that a seed repeats.
 
 /// SplitMix64.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Random(u64);
 
 impl Random {

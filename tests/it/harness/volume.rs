@@ -243,7 +243,7 @@ impl Volume {
         let mut words = self.prefix.iter().map(OsString::from).chain([script.into(), (&self.served).into()]);
         let mut command = Command::new(words.next().expect("at least the script"));
         // What the person who runs the tests has set is not for the volumes under test.
-        for name in ["AUTH", "LISTEN", "REQUIRE_MOUNT"] {
+        for name in ["AUTH", "LISTEN", "REQUIRE_MOUNT", "DURABLE"] {
             command.env_remove(name);
         }
         command
