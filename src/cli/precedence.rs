@@ -9,7 +9,7 @@ use structopt::StructOpt;
 use structopt::clap::{ArgMatches, Error, ErrorKind};
 
 /// Settings that are lists.
-const LISTS: [&str; 2] = ["volumes", "advertise"];
+const LISTS: [&str; 3] = ["volumes", "address", "advertise"];
 
 /// A command line in one spelling, flags of the cluster first.
 pub(super) struct Words {

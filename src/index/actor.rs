@@ -72,6 +72,7 @@ enum After {
     Done(oneshot::Sender<()>),
     Forgotten(Forgotten, oneshot::Sender<Forgotten>),
     Rewritten(Rewritten, oneshot::Sender<Rewritten>),
+    Mark(u64, oneshot::Sender<u64>),
     Ended { slot: u32, waits_until: Option<u64>, reply: oneshot::Sender<()> },
 }
 
@@ -262,7 +263,8 @@ impl<T: Table> Actor<T> {
                 batch.changes.extend(changes);
                 batch.after.push(After::Rewritten(rewritten, reply));
             }
-            Message::Mark { reply } => drop(reply.send(self.mark_us)),
+            // This batch may have raised it.
+            Message::Mark { reply } => batch.after.push(After::Mark(self.mark_us, reply)),
             Message::Forget { places, from, reply } => {
                 let (forgotten, slots) = self.slots.forget(&places, from);
                 for slot in slots {
@@ -292,6 +294,7 @@ impl<T: Table> Actor<T> {
                 After::Done(reply) => drop(reply.send(())),
                 After::Forgotten(forgotten, reply) => drop(reply.send(forgotten)),
                 After::Rewritten(rewritten, reply) => drop(reply.send(rewritten)),
+                After::Mark(mark_us, reply) => drop(reply.send(mark_us)),
                 After::Ended { slot, waits_until, reply } => {
                     self.free(slot, waits_until);
                     let _ = reply.send(());

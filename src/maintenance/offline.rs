@@ -99,6 +99,16 @@ pub enum MaintenanceError {
         "{0} has blobs, so it is no new drive; --with-blobs takes it all the same, as a clone that is to be a volume of its own"
     )]
     HasBlobs(Replica),
+    /// Its records are those of another.
+    #[error(
+        "{place} is what {present} was called; leave it out of --volumes until `mkv rename {place} {present}` has written that into the records"
+    )]
+    IsAnothers {
+        /// The earlier name.
+        place: Replica,
+        /// The present one.
+        present: Replica,
+    },
     /// Two names are not those of one volume.
     #[error("{present} is not what was {earlier}: {reason}")]
     NotTheSame {

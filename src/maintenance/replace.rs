@@ -10,7 +10,7 @@ use super::forget::{let_go, rename};
 use super::offline::{self, MaintenanceError, OfflineRequest};
 use super::pages::Pages;
 use crate::index::{Index, IndexError, Places};
-use crate::model::{Replica, Volume, VolumeMode};
+use crate::model::{Replica, Volume};
 use crate::store::StoreParts;
 use std::collections::BTreeSet;
 
@@ -43,9 +43,12 @@ pub(super) async fn take(
     control: &Control,
 ) -> Result<(), MaintenanceError> {
     let (store, index) = (parts.store(), parts.index.handle());
-    let (place, volume) = (&request.place, request.place.volume());
+    let (place, volume) = (&request.place, parts.placer.volume_of(&request.place));
     if !parts.placer.volumes().contains(&volume) {
         return Err(MaintenanceError::NoSuchVolume(volume));
+    }
+    if let Some(present) = store.present_name_of(place).await? {
+        return Err(MaintenanceError::IsAnothers { place: place.clone(), present });
     }
     control.progress.begin("looking what lies there", 0);
     if store.has_blobs(place).await.map_err(MaintenanceError::Untold)? && !request.with_blobs {
@@ -70,8 +73,9 @@ pub(super) async fn take(
 
 /// How many keys have a replica at `place`.
 async fn records_at(index: &Index, place: &Replica, control: &Control) -> Result<u64, IndexError> {
-    let is_root = place.volume().root() == *place;
-    let is_there = |replica: &Replica| *replica == *place || (is_root && replica.volume() == place.volume());
+    let volume = place.volume();
+    let is_root = volume.root() == *place;
+    let is_there = |replica: &Replica| *replica == *place || (is_root && replica.volume() == volume);
     let (mut pages, mut count) = (Pages::new(index), 0);
     while let Some(records) = pages.next().await?.filter(|_| !control.is_stopped()) {
         control.progress.add_keys(records.len() as u64);
@@ -88,8 +92,7 @@ async fn give_up_removals(
     volume: &Volume,
     control: &Control,
 ) -> Result<(), MaintenanceError> {
-    let stays = |other: &&Volume| parts.placer.mode_of(other) != VolumeMode::Down;
-    let volumes: BTreeSet<Volume> = parts.placer.volumes().iter().filter(stays).cloned().collect();
+    let volumes: BTreeSet<Volume> = parts.placer.volumes().iter().cloned().collect();
     let is_away = |other: &&Volume| *other != volume && !parts.health.is_up(&other.root());
     if let Some(away) = volumes.iter().find(is_away) {
         return Err(MaintenanceError::Away(away.clone()));

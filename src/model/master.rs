@@ -22,6 +22,14 @@ impl MasterFile {
     /// The longest file that is read, in bytes.
     pub const MAX_BYTES: usize = 1024;
 
+    /// Whether it tells of another index than `ours`, that is not an earlier one: a later number, the same with other random
+    /// bits, or writes that ours doesn't know.
+    pub fn is_of_another(&self, ours: &MasterFile) -> bool {
+        self.number > ours.number
+            || (self.number == ours.number && self.random != ours.random)
+            || self.mark_us > ours.mark_us
+    }
+
     /// The file's content.
     pub fn to_json(&self) -> Vec<u8> {
         let mut json = serde_json::to_vec(self).expect("it has only strings and numbers");

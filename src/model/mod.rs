@@ -18,8 +18,8 @@ pub use key::{Key, KeyError, MAX_KEY_BYTES};
 pub use master::MasterFile;
 pub use names::Names;
 pub use path::{
-    CLUSTER_PATH, File, MASTER_PATH, TRIAL_PATH, decode_path, folded_path, is_beside_blobs, is_of_layout,
-    path_of, unfolded_key,
+    CLUSTER_PATH, File, MASTER_PATH, SIDECAR_SUFFIX, TRIAL_PATH, decode_path, folded_path, is_beside_blobs,
+    is_of_layout, path_of, unfolded_key,
 };
 pub use placement::Placer;
 pub use record::{Generation, Md5, Record, RecordError, State};

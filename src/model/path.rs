@@ -145,7 +145,8 @@ fn with_slashes(name: &str, gaps: &[usize], count: usize, names: &mut Vec<String
     }
 }
 
-const SIDECAR_SUFFIX: &str = ".meta";
+/// What the path of every sidecar ends with.
+pub const SIDECAR_SUFFIX: &str = ".meta";
 
 /// A generation's suffix: a point and 16 hex digits.
 const GENERATION_SUFFIX_BYTES: usize = 17;

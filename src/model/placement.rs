@@ -71,6 +71,12 @@ impl Placer {
         &self.volumes
     }
 
+    /// The volume of a place. A volume may itself be called like a subvolume of another, `host:port/sv01`.
+    pub fn volume_of(&self, place: &Replica) -> Volume {
+        let own = self.volumes.iter().find(|volume| volume.as_str() == place.as_str());
+        own.cloned().unwrap_or_else(|| place.volume())
+    }
+
     /// How many replicas a blob has.
     pub fn replicas(&self) -> usize {
         self.replicas

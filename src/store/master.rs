@@ -98,6 +98,16 @@ pub struct Mastership {
     store: Store,
     entry: Rc<RefCell<MasterEntry>>,
     beat: Rc<Cell<u64>>,
+    /// What the index said at the start, while no volume has told yet whether it is the present one.
+    unproven: Rc<RefCell<Option<MasterFile>>>,
+    is_overtaken: Rc<Cell<bool>>,
+}
+
+/// What the volumes are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Alive,
+    Stopped,
 }
 
 /// Which directory on which machine an index is: after a copy or a move it is another.
@@ -109,24 +119,37 @@ fn home_of(db: &Path) -> std::io::Result<String> {
 
 impl Mastership {
     /// Makes the server of the index in `db` the master of the volumes, unless one of those that answer knows of a later
-    /// index, or of another server that is alive.
+    /// index, or of another server that is alive. Where none answers, and the index was not here before, no volume is used
+    /// until one has told.
     pub async fn begin(store: Store, db: &Path, takeover: Takeover) -> Result<Mastership, MasterError> {
         let home = home_of(db)?;
         let (known, mark_us) = (store.index.master().await?, store.index.mark_us().await?);
-        let shown = shown_by(&store.masters().await);
-        if let Some(known) = &known {
-            refuse_if_older(known, mark_us, &shown)?;
-        }
+        let asked = store.masters().await;
+        let shown = shown_by(&asked);
+        let before = known.as_ref().map(|known| file_of(known, mark_us));
         let is_here = known.as_ref().is_some_and(|known| known.home == home);
+        if let Some(before) = &before {
+            refuse_if_older(before, &shown)?;
+        }
         if !is_here && takeover == Takeover::Never {
             store.refuse_if_alive(&shown).await?;
+        }
+        let unproven = before.filter(|_| asked.is_empty() && !is_here && takeover == Takeover::Never);
+        if unproven.is_some() {
+            store.volumes.health().hold();
         }
         let highest = shown.values().map(|file| file.number).max().unwrap_or(0);
         let number = known.map_or(0, |known| known.number).max(highest);
         let entry = MasterEntry { number, random: String::new(), home };
-        let mastership = Mastership { store, entry: Rc::new(RefCell::new(entry)), beat: Rc::default() };
+        let mastership = Mastership {
+            store,
+            entry: Rc::new(RefCell::new(entry)),
+            beat: Rc::default(),
+            unproven: Rc::new(RefCell::new(unproven)),
+            is_overtaken: Rc::default(),
+        };
         mastership.raise().await?;
-        mastership.tell(false).await?;
+        mastership.tell(Standing::Alive, asked.keys()).await?;
         Ok(mastership)
     }
 
@@ -142,34 +165,55 @@ impl Mastership {
                 Err(MasterError::Store(StoreError::Index(IndexError::Stopped))) => {
                     return std::future::pending().await;
                 }
-                Err(err @ MasterError::Overtaken { .. }) => return err,
-                Err(err) => error!("telling the volumes that their master is alive: {err}"),
+                Err(err @ (MasterError::Store(_) | MasterError::Home(_))) => {
+                    error!("telling the volumes that their master is alive: {err}");
+                }
+                Err(err) => {
+                    self.is_overtaken.set(true);
+                    return err;
+                }
             }
         }
     }
 
-    /// Tells the volumes that the server has stopped.
+    /// Tells the volumes that the server has stopped. One that was overtaken has nothing to tell.
     pub async fn end(self) -> Result<(), MasterError> {
-        self.raise().await?;
-        if timeout(STOP_PATIENCE, self.tell(true)).await.is_err() {
-            warn!("some volumes don't know that their master has stopped");
+        if self.is_overtaken.get() || self.unproven.borrow().is_some() {
+            return Ok(());
         }
-        Ok(())
+        self.raise().await?;
+        let asked = self.store.masters();
+        let tell = async { self.tell(Standing::Stopped, asked.await.keys()).await };
+        match timeout(STOP_PATIENCE, tell).await {
+            Ok(told) => told,
+            Err(_) => {
+                warn!("some volumes don't know that their master has stopped");
+                Ok(())
+            }
+        }
     }
 
     async fn beat_once(&self) -> Result<(), MasterError> {
         let asked = self.store.masters().await;
         let shown = shown_by(&asked);
-        let mine = self.entry.borrow().clone();
+        let before = self.unproven.borrow().clone();
+        if let Some(before) = before.filter(|_| !asked.is_empty()) {
+            refuse_if_older(&before, &shown)?;
+            self.store.refuse_if_alive(&shown).await?;
+            self.unproven.replace(None);
+            self.store.volumes.health().let_go();
+        }
+        let mark_us = self.store.index.mark_us().await?;
+        let mine = file_of(&self.entry.borrow(), mark_us);
         let others: Vec<&Volume> =
-            shown.iter().filter(|(_, file)| is_others(&mine, file)).map(|(volume, _)| volume).collect();
+            shown.iter().filter(|(_, file)| file.is_of_another(&mine)).map(|(volume, _)| volume).collect();
         for volume in asked.keys() {
             self.store.volumes.health().claim(volume, others.contains(&volume));
         }
         if !others.is_empty() && 2 * others.len() >= asked.len() {
             return Err(MasterError::Overtaken { volumes: others.len(), asked: asked.len() });
         }
-        self.tell(false).await
+        self.tell(Standing::Alive, asked.keys().filter(|volume| !others.contains(volume))).await
     }
 
     async fn raise(&self) -> Result<(), MasterError> {
@@ -182,20 +226,18 @@ impl Mastership {
         Ok(())
     }
 
-    async fn tell(&self, stopped: bool) -> Result<(), MasterError> {
+    /// Tells volumes whose file was looked at just now.
+    async fn tell(
+        &self,
+        standing: Standing,
+        volumes: impl Iterator<Item = &Volume>,
+    ) -> Result<(), MasterError> {
         self.beat.set(self.beat.get() + 1);
         let mark_us = self.store.index.mark_us().await?;
-        let file = {
-            let entry = self.entry.borrow();
-            MasterFile {
-                number: entry.number,
-                random: entry.random.clone(),
-                beat: self.beat.get(),
-                mark_us,
-                stopped,
-            }
-        };
+        let (beat, stopped) = (self.beat.get(), standing == Standing::Stopped);
+        let file = MasterFile { beat, stopped, ..file_of(&self.entry.borrow(), mark_us) };
         let content = Bytes::from(file.to_json());
+        self.store.volumes.health().set_master(file);
         let client = self.store.volumes.of_anybody();
         let tell = |volume: &Volume| {
             let (client, content, root) = (client.clone(), content.clone(), volume.root());
@@ -205,11 +247,14 @@ impl Mastership {
                 }
             }
         };
-        let volumes = self.store.placer.volumes().iter();
-        let up = volumes.filter(|volume| self.store.volumes.health().is_up(&volume.root()));
-        stream::iter(up).map(tell).buffer_unordered(ASKED_AT_ONCE).collect::<Vec<()>>().await;
+        stream::iter(volumes).map(tell).buffer_unordered(ASKED_AT_ONCE).collect::<Vec<()>>().await;
         Ok(())
     }
+}
+
+/// What volumes show of the index that has this entry.
+fn file_of(entry: &MasterEntry, mark_us: u64) -> MasterFile {
+    MasterFile { number: entry.number, random: entry.random.clone(), mark_us, ..MasterFile::default() }
 }
 
 impl Store {
@@ -226,10 +271,7 @@ impl Store {
                 }
             }
         };
-        let asked = |volume: &&Volume| {
-            let health = self.volumes.health();
-            health.is_up(&volume.root()) || health.is_claimed(volume)
-        };
+        let asked = |volume: &&Volume| self.volumes.health().is_heard(volume);
         let volumes = self.placer.volumes().iter().filter(asked);
         let shown: Vec<_> = stream::iter(volumes).map(ask).buffer_unordered(ASKED_AT_ONCE).collect().await;
         shown.into_iter().flatten().collect()
@@ -267,29 +309,19 @@ fn shown_by(asked: &BTreeMap<Volume, Option<MasterFile>>) -> BTreeMap<Volume, Ma
     asked.iter().filter_map(|(volume, file)| Some((volume.clone(), file.clone()?))).collect()
 }
 
-/// Whether a volume shows another master than this, that is not an earlier one.
-fn is_others(mine: &MasterEntry, shown: &MasterFile) -> bool {
-    shown.number > mine.number || (shown.number == mine.number && shown.random != mine.random)
-}
-
-fn refuse_if_older(
-    known: &MasterEntry,
-    mark_us: u64,
-    shown: &BTreeMap<Volume, MasterFile>,
-) -> Result<(), MasterError> {
-    for (volume, file) in shown {
-        let what = if is_others(known, file) {
-            format!(
-                "seen a server's start or stop since (number {}, the index has {})",
-                file.number, known.number
-            )
-        } else if file.mark_us > mark_us {
-            let seconds = (file.mark_us - mark_us) / 1_000_000;
+fn refuse_if_older(known: &MasterFile, shown: &BTreeMap<Volume, MasterFile>) -> Result<(), MasterError> {
+    let Some((volume, file)) = shown.iter().find(|(_, file)| file.is_of_another(known)) else {
+        return Ok(());
+    };
+    let what = match file.number == known.number && file.random == known.random {
+        true => {
+            let seconds = (file.mark_us - known.mark_us) / 1_000_000;
             format!("taken writes that are {seconds} s later than the index")
-        } else {
-            continue;
-        };
-        return Err(MasterError::Older { volume: volume.clone(), what });
-    }
-    Ok(())
+        }
+        false => format!(
+            "seen a server's start or stop since (number {}, the index has {})",
+            file.number, known.number
+        ),
+    };
+    Err(MasterError::Older { volume: volume.clone(), what })
 }

@@ -4,7 +4,6 @@
 //! One invariant runs through all of them: *intent durable → files written → record and intent in one durable
 //! step → answer*, and whatever a failure leaves on a volume is named by an intent until it is settled.
 
-mod anew;
 mod body;
 mod error;
 mod get;
@@ -22,12 +21,11 @@ mod remove;
 mod settle;
 mod sidecars;
 mod verdict;
-mod who;
 
 pub use body::{BodyError, BodyLimits};
 pub use error::StoreError;
 pub use get::{Check, Found};
-pub use identify::run as watch_identities;
+pub use identify::{Conflict, run as watch_identities};
 pub use inspect::{Depth, Fault, Inspection};
 pub use list::ListRequest;
 pub use master::{MasterError, Mastership, Takeover};
@@ -36,7 +34,6 @@ pub use put::{PutRequest, Stored};
 pub use rebalance::{Left, Moved, Preview, Trouble, is_home};
 pub use settle::run as settle_forever;
 pub use sidecars::needs_sidecars;
-pub use who::Conflict;
 
 use crate::index::{Index, IndexError, IndexSender, now_us};
 use crate::model::{CLUSTER_PATH, PlacedFile, Placer, Replica, Sidecar, VolumeMode};
@@ -219,20 +216,11 @@ impl Store {
     /// another, which a record or intent still names, the address may be somebody else's by now, or that of one in use.
     async fn change_only_ours(&self, place: &Replica) -> Result<(), VolumeError> {
         self.ask_only_if(self.takes_changes(place), place)?;
-        if who::is_current(&self.placer, place) {
+        if identify::is_current(&self.placer, place) {
             return self.volumes.look_lately(place).await;
         }
         let replica = place.clone();
-        match self.is_earlier_name(place).await {
-            Ok(None) => {}
-            Ok(Some(present)) => {
-                let reason = format!("it is {present}, under an earlier name");
-                return Err(VolumeError::Foreign { replica, reason });
-            }
-            Err(err) => {
-                return Err(VolumeError::Unreachable { replica, reason: err.to_string() });
-            }
-        }
+        self.is_no_earlier_name(place).await?;
         let Ok(ours) = self.index.cluster_id().await else {
             return Err(VolumeError::Unreachable { replica, reason: "the index has stopped".to_owned() });
         };

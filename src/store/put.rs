@@ -83,7 +83,7 @@ impl ReplicaFailure {
     fn is_no_space(&self) -> bool {
         match self {
             ReplicaFailure::Write(err) | ReplicaFailure::Copy(CopyError::Target(err)) => {
-                matches!(err.status(), Some(500 | 507))
+                matches!(err, VolumeError::Refused { method: "PUT", status: 500 | 507, .. })
             }
             ReplicaFailure::Copy(_) => false,
         }

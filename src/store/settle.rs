@@ -135,6 +135,8 @@ impl Store {
         let current = reservation.previous();
         let settled = blobs.into_iter().map(|placed| async move {
             match current.filter(|record| names(record, &placed)) {
+                // It is looked at again once the names of all its places are known, or forgotten.
+                None if current.is_some_and(|record| self.may_be_named(record, &placed)) => Some(placed),
                 None => self.remove_file(reservation, placed).await,
                 Some(_) if placed.file == File::Folded => self.settle_folded(reservation, placed).await,
                 Some(_) => None,
@@ -160,6 +162,9 @@ impl Store {
             _ => None,
         };
         let settle = sidecars.into_iter().map(|placed| async move {
+            if !is_named(&placed) && record.is_some_and(|record| self.may_be_named(record, &placed)) {
+                return Some(placed);
+            }
             if record.is_some_and(|_| !is_named(&placed)) || (record.is_none() && !blobs_left) {
                 return self.remove_file(reservation, placed).await;
             }
@@ -225,10 +230,16 @@ fn left_of(
 
 /// Whether the record says that this file is the blob.
 fn names(record: &Record, placed: &PlacedFile) -> bool {
-    let version = match placed.file {
+    placed.file != File::Sidecar
+        && is_of_version(record, placed.file)
+        && record.replicas.contains(&placed.replica)
+}
+
+/// Whether a file is the record's version, or its sidecar, wherever it lies.
+pub(super) fn is_of_version(record: &Record, file: File) -> bool {
+    match file {
         File::Blob(generation) => generation == record.generation,
         File::Folded => record.generation.is_none(),
-        File::Sidecar => false,
-    };
-    version && record.replicas.contains(&placed.replica)
+        File::Sidecar => true,
+    }
 }

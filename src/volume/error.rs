@@ -4,7 +4,7 @@
 //! Everything that awc and the operating system report is translated here; no other module looks at it, but for [`super::pipeline`], to which all failures are the same.
 
 use super::wire::WireFault;
-use crate::model::Replica;
+use crate::model::{Replica, VOLUME_PATH};
 use awc::error::{ConnectError, PayloadError, SendRequestError};
 use std::error::Error;
 use std::io;
@@ -218,8 +218,10 @@ impl Call<'_> {
     fn wire_failure(&self, fault: &WireFault) -> Failure {
         match fault {
             WireFault::Lost { reused: true, .. } => Failure::Stale,
-            WireFault::Early { status: status @ 300.. } | WireFault::Refused { status } => {
-                Failure::Failed(self.refused(*status))
+            WireFault::Early { status: status @ 300.. } => Failure::Failed(self.refused(*status)),
+            WireFault::Refused { status } => {
+                let call = Call { method: "GET", replica: self.replica, path: VOLUME_PATH };
+                Failure::Failed(call.refused(*status))
             }
             WireFault::Stranger { reason } => {
                 let (replica, reason) = (self.replica.clone(), reason.clone());

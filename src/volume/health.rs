@@ -4,15 +4,15 @@
 //! A failed connect takes a volume out at once. Anything less only wakes its probe. Only a probe brings it back.
 
 use super::{Addresses, ClusterId, VolumeError};
-use crate::model::{Identities, Identity, Replica, Volume};
-use arc_swap::ArcSwap;
+use crate::model::{Identities, Identity, MasterFile, Replica, Volume};
+use arc_swap::{ArcSwap, ArcSwapOption};
 use log::{error, info, warn};
 use metrics::{Counter, Gauge, counter, gauge};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard, Notify};
 
 /// How a volume is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +60,12 @@ pub struct Health {
     written: Mutex<HashMap<Replica, Written>>,
     /// Wakes whoever gives ids when a place without one was written to.
     new_place: Notify,
+    /// Held by who finds out which volume is which: two at once would give one place two ids.
+    recognising: AsyncMutex<()>,
+    /// What our master tells the volumes; nothing while there is none.
+    master: ArcSwapOption<MasterFile>,
+    /// Whether no volume is used until it is clear that the index is the present one.
+    is_held: AtomicBool,
     /// Whether volumes without an id are used only once they were [admitted](Health::admit).
     asks_for_admission: AtomicBool,
 }
@@ -123,6 +129,9 @@ impl Health {
             distrusted: ArcSwap::default(),
             written: Mutex::default(),
             new_place: Notify::new(),
+            recognising: AsyncMutex::new(()),
+            master: ArcSwapOption::empty(),
+            is_held: AtomicBool::new(false),
             asks_for_admission: AtomicBool::new(false),
         }
     }
@@ -211,13 +220,18 @@ impl Health {
         }
     }
 
+    /// Waits until nobody else finds out which volume is which, in any thread.
+    pub async fn recognise_alone(&self) -> MutexGuard<'_, ()> {
+        self.recognising.lock().await
+    }
+
     /// Waits until a place that has no id is written to.
     pub async fn new_place(&self) {
         self.new_place.notified().await;
     }
 
     /// What was written to a place that could not be looked at is to be looked at again.
-    pub fn write_again(&self, place: Replica, earlier: Written) {
+    pub fn keep_written(&self, place: Replica, earlier: Written) {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         let here = written.entry(place).or_default();
         let room = MAX_WRITTEN.saturating_sub(here.paths.len());
@@ -237,10 +251,13 @@ impl Health {
     pub fn admit(&self, volume: &Volume) {
         if let Some(entry) = self.entry(&volume.root()) {
             entry.is_admitted.store(true, Ordering::Relaxed);
+            if self.is_held.load(Ordering::Relaxed) {
+                return;
+            }
             if entry.is_waiting.swap(false, Ordering::Relaxed)
                 && self.why_distrusted(&volume.root()).is_none()
             {
-                entry.set(VolumeState::Up, "");
+                entry.admit();
             }
         }
     }
@@ -260,9 +277,10 @@ impl Health {
         if entry.is_claimed.load(Ordering::Relaxed) {
             return entry.set(VolumeState::Foreign, CLAIMED);
         }
-        let may_be_used = !self.asks_for_admission.load(Ordering::Relaxed)
+        let is_known = !self.asks_for_admission.load(Ordering::Relaxed)
             || entry.is_admitted.load(Ordering::Relaxed)
             || self.identity(&root).is_some();
+        let may_be_used = is_known && !self.is_held.load(Ordering::Relaxed);
         entry.is_waiting.store(!may_be_used, Ordering::Relaxed);
         match may_be_used {
             true => entry.set(VolumeState::Up, ""),
@@ -282,9 +300,34 @@ impl Health {
         }
     }
 
-    /// Whether a volume tells of another master than ours.
-    pub fn is_claimed(&self, volume: &Volume) -> bool {
-        self.entry(&volume.root()).is_some_and(|entry| entry.is_claimed.load(Ordering::Relaxed))
+    /// From now on volumes are told this of our master.
+    pub fn set_master(&self, file: MasterFile) {
+        self.master.store(Some(Arc::new(file)));
+    }
+
+    /// What volumes are told of our master.
+    pub(super) fn master(&self) -> Option<Arc<MasterFile>> {
+        self.master.load_full()
+    }
+
+    /// No volume is used until [`Health::let_go`].
+    pub fn hold(&self) {
+        self.is_held.store(true, Ordering::Relaxed);
+    }
+
+    /// Volumes are used again as soon as a probe has found them well.
+    pub fn let_go(&self) {
+        self.is_held.store(false, Ordering::Relaxed);
+        self.entries.iter().for_each(|entry| entry.wake.notify_one());
+    }
+
+    /// Whether a volume answers and is ours, whether it is used or waits.
+    pub fn is_heard(&self, volume: &Volume) -> bool {
+        self.entry(&volume.root()).is_some_and(|entry| {
+            entry.state() == VolumeState::Up
+                || entry.is_waiting.load(Ordering::Relaxed)
+                || entry.is_claimed.load(Ordering::Relaxed)
+        })
     }
 
     fn why_distrusted(&self, place: &Replica) -> Option<String> {
@@ -428,6 +471,9 @@ impl Entry {
         }
         *change = (now_us(), reason.to_owned());
         self.is_of_cluster.store(false, Ordering::Relaxed);
+        if state != VolumeState::Up {
+            self.is_waiting.store(false, Ordering::Relaxed);
+        }
         match state {
             VolumeState::Up => info!("volume {} is up", self.volume),
             VolumeState::Down => warn!("volume {} is down: {reason}", self.volume),
@@ -435,11 +481,17 @@ impl Entry {
         }
     }
 
-    /// Nothing is wrong with it, so nothing is logged.
+    /// It is looked at before it is used. Nothing is wrong with it, so nothing is logged.
     fn wait_for_admission(&self) {
         let mut change = self.change.lock().unwrap_or_else(PoisonError::into_inner);
         self.state.store(VolumeState::Down as u8, Ordering::Relaxed);
         *change = (now_us(), "it answers, and is looked at before it is used".to_owned());
+    }
+
+    fn admit(&self) {
+        let mut change = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        self.state.store(VolumeState::Up as u8, Ordering::Relaxed);
+        *change = (now_us(), String::new());
     }
 
     fn reason(&self) -> String {

@@ -6,7 +6,9 @@
 
 use super::error::Call;
 use super::{VolumeClient, VolumeError};
-use crate::model::{Identities, Identity, MAX_VOLUME_FILE_BYTES, Replica, VOLUME_PATH, VolumeFile};
+use crate::model::{
+    Identities, Identity, MAX_VOLUME_FILE_BYTES, Replica, SIDECAR_SUFFIX, VOLUME_PATH, VolumeFile,
+};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -151,9 +153,13 @@ impl VolumeClient {
 
     /// What a volume said of a file that isn't there counts: the place is the one that it was.
     pub(super) async fn confirm_absence(&self, call: Call<'_>) -> Result<(), VolumeError> {
-        match self.asks_anybody {
-            true => Ok(()),
-            // Boxed, as a look is a GET, which comes here.
+        if self.asks_anybody {
+            return Ok(());
+        }
+        // Boxed, as a look is a GET, which comes here. Almost every key has no sidecar: that one isn't there is asked once a
+        // second, as a removal is.
+        match call.path.ends_with(SIDECAR_SUFFIX) {
+            true => Box::pin(self.look_lately(call.replica)).await,
             false => Box::pin(self.look_again(call.replica)).await,
         }
     }

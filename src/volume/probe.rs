@@ -8,7 +8,7 @@
 
 use super::health::{Entry, VolumeState};
 use super::{VolumeClient, VolumeError};
-use crate::model::{CLUSTER_PATH, Replica, Volume, is_of_layout};
+use crate::model::{CLUSTER_PATH, MASTER_PATH, MasterFile, Replica, Volume, is_of_layout};
 use actix_rt::time::{Instant, sleep_until, timeout};
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -223,6 +223,18 @@ async fn look(
             }
             let outcome = look_at_cluster(client, root, cluster, adopt, true).await;
             let is_ours = matches!(outcome, ProbeOutcome::Up | ProbeOutcome::Adopted);
+            if is_ours && let Some(ours) = client.health().master() {
+                // It was away: another master may have worked on it meanwhile.
+                match client.get(root, MASTER_PATH, MasterFile::MAX_BYTES).await {
+                    Ok(content) => {
+                        let shown = content.and_then(|content| MasterFile::parse(&content));
+                        let is_others = shown.is_some_and(|shown| shown.is_of_another(&ours));
+                        client.health().claim(&entry.volume, is_others);
+                    }
+                    Err(VolumeError::TooLarge { .. }) => {}
+                    Err(error) => return ProbeOutcome::Down { error },
+                }
+            }
             entry.is_of_cluster.store(is_ours, Ordering::Relaxed);
             outcome
         }
@@ -279,7 +291,12 @@ async fn what_is_no_volume(client: &VolumeClient, root: &Replica) -> Result<Opti
         }
         Err(err) => return Err(err),
     };
-    let Some(mut listing) = listing else { return refused("it has no root that can be listed") };
+    let Some(mut listing) = listing else {
+        return match is_below_a_volume(client, root).await? {
+            true => Ok(None),
+            false => refused("it has no root that can be listed"),
+        };
+    };
     for _ in 0..MAX_ROOT_ENTRIES {
         match listing.next().await {
             Ok(None) => return Ok(None),
@@ -292,6 +309,20 @@ async fn what_is_no_volume(client: &VolumeClient, root: &Replica) -> Result<Opti
         }
     }
     refused("its root has too many files")
+}
+
+/// Whether a volume with a path, whose folder isn't there yet, lies below what is listed as JSON.
+async fn is_below_a_volume(client: &VolumeClient, root: &Replica) -> Result<bool, VolumeError> {
+    let server: Replica = match root.authority().parse() {
+        Ok(server) if server != *root => server,
+        _ => return Ok(false),
+    };
+    let Some(mut listing) = client.list(&server, "").await? else { return Ok(false) };
+    match listing.next().await {
+        Ok(_) => Ok(true),
+        Err(VolumeError::NoListing { .. }) => Ok(false),
+        Err(err) => Err(err),
+    }
 }
 
 /// More entries than a volume's root can have: 256 folders of blobs, 256 subvolumes, and a few files.

@@ -15,6 +15,8 @@ mod go_cluster;
 mod harness;
 mod harness_itself;
 mod identity;
+mod identity_faults;
+mod identity_model;
 mod job_reports;
 mod maintenance_model;
 mod metrics;

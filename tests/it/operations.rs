@@ -1,6 +1,7 @@
 //! What docs/operations.md tells an operator to do, done: the commands as they stand there, on a cluster to which it has
 //! happened.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::harness::{
@@ -31,9 +32,18 @@ fn blobs(volume: &Volume) -> usize {
 /// The commands of operations.md behind `<!-- walk: NAME -->`, typed for this cluster; what they said.
 #[track_caller]
 fn walk(name: &str, master: &Administered, volumes: &[Volume]) -> String {
+    walk_with(name, master, volumes, &[])
+}
+
+/// The same, with other names of the document for what they are here.
+#[track_caller]
+fn walk_with(name: &str, master: &Administered, volumes: &[Volume], others: &[(&str, String)]) -> String {
     let text = std::fs::read_to_string(repository().join("docs/operations.md")).expect("it is there");
     let (_, rest) = text.split_once(&format!("<!-- walk: {name} -->\n```sh\n")).expect("the walk is there");
     let mut script = rest.split_once("```").expect("the block ends").0.to_owned();
+    for (name, here) in others {
+        script = script.replace(name, here);
+    }
     for (number, volume) in volumes.iter().enumerate() {
         script = script.replace(&format!("localhost:{}", 3001 + number), &volume.addr());
     }
@@ -78,6 +88,76 @@ fn a_disk_dies_and_is_replaced() {
     assert!(said.contains("60 mended"), "{said}");
     assert_eq!(master.json("GET", "/api/status", "")["volumes_up"], 3);
     assert_eq!(blobs(&volumes[1]), KEYS);
+    check(&master, KEYS);
+}
+
+#[test]
+fn a_drive_is_replaced() {
+    let volumes = volumes(3);
+    let master = Administered::start(Master::builder(&addresses(&volumes)));
+    fill(&master, 0..KEYS);
+    let (mounted, old) = (volumes[1].dir().join("sv01"), volumes[1].dir().with_extension("sv01"));
+    let had = blobs(&volumes[1]);
+    std::fs::rename(&mounted, old).expect("it was made with its first blob");
+    std::fs::create_dir(&mounted).expect("it can be made");
+    assert!(blobs(&volumes[1]) < had);
+    walk("drive-is-replaced", &master, &volumes);
+    assert_eq!(blobs(&volumes[1]), had);
+    check(&master, KEYS);
+}
+
+#[test]
+fn a_machine_is_found_elsewhere_under_its_name() {
+    let mut volumes = volumes(3);
+    let mut master = Administered::start(Master::builder(&addresses(&volumes)));
+    fill(&master, 0..KEYS);
+    assert!(master.master.stop().success());
+    let had = blobs(&volumes[1]);
+    volumes[1].stop();
+    let moved = Volume::builder().dir(volumes[1].dir()).start();
+    walk_with("address", &master, &volumes, &[("localhost:3012", moved.addr())]);
+    let address = format!("{}={}", volumes[1].addr(), moved.addr());
+    let builder = Master::builder(&addresses(&volumes)).db(master.db()).flag("address", address);
+    check(&builder.start(), KEYS);
+    assert_eq!(blobs(&moved), had);
+}
+
+#[test]
+fn a_machine_gets_another_name() {
+    let volumes = volumes(3);
+    let old = format!("localhost:{}", volumes[1].port());
+    let names = format!("{},{old},{}", volumes[0].addr(), volumes[2].addr());
+    let mut before = Master::builder(&names).start();
+    fill(&before, 0..KEYS);
+    assert!(before.stop().success());
+    let master = Administered::start(Master::builder(&addresses(&volumes)).db(before.db()));
+    walk_with("machine-is-renamed", &master, &volumes, &[("oldname:3002", old)]);
+    check(&master, KEYS);
+    assert_eq!(volumes.iter().map(blobs).sum::<usize>(), 3 * KEYS, "nothing was moved");
+    let named = master.call("GET", "/0", b"").header("key-volumes").expect("a record").to_owned();
+    assert!(named.contains(&volumes[1].addr()), "{named}");
+}
+
+#[test]
+fn an_index_comes_back_from_a_back_up() {
+    let (volumes, dir) = (volumes(3), TempDir::new());
+    let mut master = Administered::start(Master::builder(&addresses(&volumes)));
+    fill(&master, 0..10);
+    assert!(master.master.stop().success());
+    let copy = |from: &Path, to: &Path| {
+        let status = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp is installed");
+        assert!(status.success());
+    };
+    copy(master.db(), &dir.join("backup"));
+    master.master.start_again();
+    fill(&master, 10..KEYS);
+    assert!(master.master.stop().success());
+    std::fs::remove_dir_all(master.db()).expect("it was there");
+    copy(&dir.join("backup"), master.db());
+    let (status, said) = Master::builder(&addresses(&volumes)).db(master.db()).refusal();
+    assert!(status.code() == Some(1) && said.contains("run `mkv rebuild`"), "{said}");
+    walk("index-comes-back", &master, &volumes);
+    master.master.start_again();
     check(&master, KEYS);
 }
 

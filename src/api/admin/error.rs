@@ -70,6 +70,7 @@ impl ResponseError for AdminError {
                 | MaintenanceError::Master(_)
                 | MaintenanceError::Store(_)
                 | MaintenanceError::HasBlobs(_)
+                | MaintenanceError::IsAnothers { .. }
                 | MaintenanceError::NotTheSame { .. }
                 | MaintenanceError::NotGone(_)
                 | MaintenanceError::StillOn { .. }

@@ -340,7 +340,7 @@ impl Walk {
                 }
             }
         }
-        if let Some(elsewhere) = record.and_then(|record| not_in_use(scrub, record)) {
+        if let Some(elsewhere) = record.and_then(|record| store.not_in_use(record)) {
             let what = format!(
                 "; it stays, as {elsewhere}, which its record names, may be this place under an earlier name"
             );
@@ -455,14 +455,6 @@ async fn take_back(
     scrub.report(Finding { mended: true, ..finding });
     patiently(async || store.repair(key, repair.keep_old).await).await?;
     Ok(true)
-}
-
-/// A place that a record names on a volume that isn't in use, and that nobody has forgotten.
-fn not_in_use(scrub: &Scrub, record: &Record) -> Option<Replica> {
-    let placer = &scrub.parts.placer;
-    let is_elsewhere =
-        |place: &&Replica| !placer.volumes().contains(&place.volume()) && !placer.is_forgotten(place);
-    record.replicas.iter().find(is_elsewhere).cloned()
 }
 
 fn is_blob(stray: &Stray) -> bool {

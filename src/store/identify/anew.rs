@@ -1,10 +1,10 @@
 //! A replica that was written to something else than the volume that it was meant for is made anew on another.
 
-use super::inspect::at_once;
-use super::sidecars::beside_copy;
-use super::{Store, StoreError};
 use crate::index::{Ending, IndexError, Reservation, Verb, files_at};
-use crate::model::{File, Key, Record, Replica, path_of};
+use crate::model::{File, Key, PlacedFile, Record, Replica, path_of};
+use crate::store::inspect::at_once;
+use crate::store::sidecars::beside_copy;
+use crate::store::{Store, StoreError};
 use crate::volume::{Content, CopyError};
 use actix_rt::time::sleep;
 use log::warn;
@@ -17,19 +17,27 @@ const BUSY_PAUSE: Duration = Duration::from_millis(250);
 
 impl Store {
     /// Has the record of `key` name a verified copy on another volume instead of the replica at `lost`. `false` if it doesn't
-    /// name that. What lies at `lost` is left to be settled once the right volume is there again.
-    pub(super) async fn make_anew(&self, key: &Key, lost: &Replica) -> Result<bool, StoreError> {
-        let Some(record) = self.index.locate(key).await? else { return Ok(false) };
-        if !record.replicas.contains(lost) {
-            return Ok(false);
-        }
+    /// name that. What lies at `lost` is left to be settled once the right volume is there again, and so are the `strays`, which
+    /// were written to another place instead.
+    pub(super) async fn make_anew(
+        &self,
+        key: &Key,
+        lost: &Replica,
+        strays: Vec<PlacedFile>,
+    ) -> Result<bool, StoreError> {
+        // The write may not be in the index yet: it still holds its key then.
+        let held = self.hold_patiently(key, Verb::Hold).await?;
+        let record = held.previous().filter(|record| record.replicas.contains(lost)).cloned();
+        let left = self.waited_for(strays);
+        held.release(Ending { left, not_before_us: self.after_grace_us() }).await?;
+        let Some(record) = record else { return Ok(false) };
         let mut spares = self.placer.ranked(key.as_bytes());
         spares.retain(|place| !record.replicas.contains(place) && self.takes_blobs(place));
         let Some(target) = spares.into_iter().next() else {
             let (up, needed) = (record.replicas.len() - 1, record.replicas.len());
             return Err(StoreError::NotEnoughVolumes { up, needed, key: key.clone() });
         };
-        let reservation = self.hold_patiently(key, &target).await?;
+        let reservation = self.hold_patiently(key, Verb::Move(vec![target.clone()])).await?;
         let record = match reservation.previous() {
             Some(record) if record.replicas.contains(lost) => record.clone(),
             _ => {
@@ -58,14 +66,14 @@ impl Store {
         Ok(true)
     }
 
-    async fn hold_patiently(&self, key: &Key, target: &Replica) -> Result<Reservation, IndexError> {
+    async fn hold_patiently(&self, key: &Key, verb: Verb) -> Result<Reservation, IndexError> {
         for _ in 1..TRIES {
-            match self.index.reserve(key, Verb::Move(vec![target.clone()])).await {
+            match self.index.reserve(key, verb.clone()).await {
                 Err(IndexError::Busy { .. }) => sleep(BUSY_PAUSE).await,
                 done => return done,
             }
         }
-        self.index.reserve(key, Verb::Move(vec![target.clone()])).await
+        self.index.reserve(key, verb).await
     }
 
     /// Copies a replica of the held key that isn't the one at `lost`, and writes its sidecar beside it.

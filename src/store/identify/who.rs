@@ -64,7 +64,7 @@ impl fmt::Display for Conflict {
 }
 
 /// Whether a place lies on one of the volumes in use.
-pub(super) fn is_current(placer: &Placer, place: &Replica) -> bool {
+pub(in crate::store) fn is_current(placer: &Placer, place: &Replica) -> bool {
     let volumes = placer.volumes();
     volumes.iter().any(|volume| volume.as_str() == place.as_str()) || volumes.contains(&place.volume())
 }
@@ -103,7 +103,13 @@ pub(super) fn judge(
         let finding = if let Some(twin) = twin {
             Finding::Doubled(twin.clone())
         } else if let Some(fault) = known.of(place).and_then(|id| shown.fault(id, known)) {
-            Finding::Stranger(fault)
+            Finding::Stranger(match present_name(placer, known, place) {
+                Some(present) => format!(
+                    "it is another volume, and {place} is what {present} was called; leave it out of --volumes until `mkv rename \
+                     {place} {present}` has written that into the records"
+                ),
+                None => fault,
+            })
         } else if gone.contains(&file.id) {
             Finding::Stranger("it is a drive that was replaced, and is not taken again".to_owned())
         } else if let Some(name) = in_use.first() {
@@ -116,6 +122,12 @@ pub(super) fn judge(
         (place.clone(), finding)
     });
     judged.collect()
+}
+
+/// Another name in use of the volume that `place` was.
+fn present_name<'k>(placer: &Placer, known: &'k Identities, place: &Replica) -> Option<&'k Replica> {
+    let names = known.names_of(known.of(place)?);
+    names.into_iter().find(|name| *name != place && is_current(placer, name))
 }
 
 /// Pairs of places of which each shows the other's id.
