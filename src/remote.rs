@@ -186,8 +186,11 @@ impl Remote {
         }
         say!("{:<28} {:<8} {:<8} {:<24} WHY", "VOLUME", "MODE", "STATE", "LAST CLEAN");
         for volume in volumes {
-            let [name, mode, state, reason] =
+            let [name, mode, state, mut reason] =
                 ["volume", "mode", "state", "reason"].map(|name| text(&volume[name]));
+            if reason.is_empty() && volume["durable"] == true {
+                reason = "durable".into();
+            }
             say!("{name:<28} {mode:<8} {state:<8} {:<24} {reason}", ago(&volume["clean"]["contents_us"]));
         }
         Ok(())

@@ -2,7 +2,9 @@
 //! which master it belongs to. Typed entries below `/`; nothing here is a record's, and each stands by itself.
 
 use super::message::Message;
-use super::own_entries::{GONE_PREFIX, MASTER_KEY, MODE_PREFIX, MODES_KEY, NEW_PREFIX, PLACE_PREFIX};
+use super::own_entries::{
+    GONE_PREFIX, MASTER_KEY, MODE_PREFIX, MODES_KEY, NEW_PREFIX, PLACE_PREFIX, TOLD_PREFIX,
+};
 use super::table::{Change, Entry};
 use super::{Index, IndexError};
 use crate::model::{Identities, Identity, Replica, VolumeMode};
@@ -24,6 +26,9 @@ pub struct VolumeEntry {
     /// Whether it is gone for good.
     #[serde(default)]
     pub forgotten: bool,
+    /// Whether it is an older copy of itself, and readonly for that.
+    #[serde(default)]
+    pub older: bool,
 }
 
 /// Which master the index belongs to.
@@ -106,6 +111,22 @@ impl Index {
         self.change_own(vec![changed(MASTER_KEY.to_owned(), Some(master))]).await
     }
 
+    /// The mark that each volume has confirmed last, µs since 1970, by its id.
+    pub async fn told_marks(&self) -> Result<BTreeMap<Identity, u64>, IndexError> {
+        let entries = self.own_entries(TOLD_PREFIX).await?;
+        Ok(entries.iter().filter_map(told_mark).collect())
+    }
+
+    /// Remembers marks that volumes have confirmed; `None` has one forgotten.
+    pub async fn set_told_marks(
+        &self,
+        marks: impl IntoIterator<Item = (Identity, Option<u64>)>,
+    ) -> Result<(), IndexError> {
+        let changes =
+            marks.into_iter().map(|(id, mark)| changed(format!("{TOLD_PREFIX}{id}"), mark.as_ref()));
+        self.change_own(changes.collect()).await
+    }
+
     async fn own_entries(&self, prefix: &str) -> Result<Vec<Entry>, IndexError> {
         let prefix = prefix.to_owned();
         self.ask(|reply| Message::OwnEntries { prefix, reply }).await
@@ -141,6 +162,9 @@ pub(super) fn is_right(key: &[u8], value: &[u8]) -> Option<bool> {
     if text.starts_with(GONE_PREFIX) {
         return Some(gone_id(key).is_some());
     }
+    if text.starts_with(TOLD_PREFIX) {
+        return Some(told_mark(&(key.to_vec(), value.to_vec())).is_some());
+    }
     match text {
         MODES_KEY => Some(true),
         MASTER_KEY => Some(serde_json::from_slice::<MasterEntry>(value).is_ok()),
@@ -171,6 +195,11 @@ fn new_volume(key: &[u8]) -> Option<Replica> {
 
 fn gone_id(key: &[u8]) -> Option<Identity> {
     Identity::parse(std::str::from_utf8(key).ok()?.strip_prefix(GONE_PREFIX)?)
+}
+
+fn told_mark((key, value): &Entry) -> Option<(Identity, u64)> {
+    let id = std::str::from_utf8(key).ok()?.strip_prefix(TOLD_PREFIX)?;
+    Some((Identity::parse(id)?, serde_json::from_slice(value).ok()?))
 }
 
 fn volume_entry((key, value): &Entry) -> Option<(String, VolumeEntry)> {

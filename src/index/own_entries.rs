@@ -26,6 +26,8 @@ pub(super) const GONE_PREFIX: &str = "!mkv/gone/";
 pub(super) const NEW_PREFIX: &str = "!mkv/new/";
 /// Which master the index belongs to.
 pub(super) const MASTER_KEY: &str = "!mkv/master";
+/// The mark that a volume has confirmed last, by its id.
+pub(super) const TOLD_PREFIX: &str = "!mkv/told/";
 /// No version is later than this time.
 pub(super) const MARK_KEY: &str = "!mkv/mark";
 

@@ -38,6 +38,8 @@ pub struct Remembered {
     pub volumes: BTreeMap<String, VolumeMode>,
     /// Volumes that are gone for good.
     pub forgotten: BTreeSet<String>,
+    /// Volumes that are older copies of themselves.
+    pub older: BTreeSet<String>,
     /// The last scrub that came to its end.
     pub last_scrub: Option<ScrubSummary>,
     /// When the last scrub began that read everything and came to its end, µs since 1970; 0 for never.
@@ -70,6 +72,9 @@ impl Remembered {
         for name in &self.forgotten {
             entries.entry(name.clone()).or_default().forgotten = true;
         }
+        for name in &self.older {
+            entries.entry(name.clone()).or_default().older = true;
+        }
         entries
     }
 
@@ -78,6 +83,8 @@ impl Remembered {
         self.volumes = of_mode.map(|(name, entry)| (name.clone(), entry.mode)).collect();
         let forgotten = entries.iter().filter(|(_, entry)| entry.forgotten);
         self.forgotten = forgotten.map(|(name, _)| name.clone()).collect();
+        let older = entries.iter().filter(|(_, entry)| entry.older);
+        self.older = older.map(|(name, _)| name.clone()).collect();
     }
 }
 
@@ -263,7 +270,11 @@ impl StateFile {
         change(&mut wanted);
         let entry = wanted.entries().remove(volume.as_str()).unwrap_or_default();
         index.set_volume_entries(BTreeMap::from([(volume.to_string(), entry)])).await?;
-        Ok(self.change(|now| (now.volumes, now.forgotten) = (wanted.volumes, wanted.forgotten))?)
+        Ok(self.change(|now| {
+            now.volumes = wanted.volumes;
+            now.forgotten = wanted.forgotten;
+            now.older = wanted.older;
+        })?)
     }
 
     fn apply_modes(&self, placer: &Placer) {
@@ -303,11 +314,16 @@ impl StateFile {
                 VolumeMode::Alive => drop(now.volumes.remove(volume.as_str())),
                 mode => drop(now.volumes.insert(volume.to_string(), mode)),
             }
+            now.older.remove(volume.as_str());
             if mode != VolumeMode::Down {
                 now.forgotten.remove(volume.as_str());
             }
         })
         .await?;
+        // Who says what a volume is for has taken it as it is, also if it is an older copy of itself.
+        if let Some(id) = index.identities().await?.of(&volume.root()) {
+            index.set_told_marks([(id, None)]).await?;
+        }
         placer.set_mode(volume, mode);
         if mode != VolumeMode::Down {
             placer.remember(volume);

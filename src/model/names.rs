@@ -80,6 +80,7 @@ impl Names {
 mod tests {
     use super::*;
     use crate::model::File;
+    use proptest::prelude::*;
 
     fn place(name: &str) -> Replica {
         name.parse().expect("it is a place")
@@ -115,5 +116,61 @@ mod tests {
         let file = |name, in_doubt| PlacedFile { file: File::Sidecar, replica: place(name), in_doubt };
         let files = names(&[("old:1", "new:1")]).files(vec![file("new:1", false), file("old:1", true)]);
         assert_eq!(files, [file("new:1", true)]);
+    }
+
+    /// A subvolume, under one of the three names that its volume has had.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    struct Spelled {
+        volume: usize,
+        folder: usize,
+        name: usize,
+    }
+
+    impl Spelled {
+        fn place(self) -> Replica {
+            let Spelled { volume, folder, name } = self;
+            place(&format!("{}{volume}:1/sv0{folder}", ["first", "second", "present"][name]))
+        }
+
+        fn is_where(self, other: Spelled) -> bool {
+            (self.volume, self.folder) == (other.volume, other.folder)
+        }
+    }
+
+    fn spelled() -> impl Strategy<Value = Spelled> {
+        (0..3usize, 0..3usize, 0..3usize).prop_map(|(volume, folder, name)| Spelled { volume, folder, name })
+    }
+
+    /// The present names of volumes that had two others, of which these folders have become volumes of their own.
+    fn present_of(moved: &[(usize, usize)]) -> Names {
+        let volumes = (0..3).flat_map(|volume| {
+            ["first", "second"]
+                .map(|name| (place(&format!("{name}{volume}:1")), place(&format!("present{volume}:1"))))
+        });
+        let folders = moved.iter().flat_map(|&(volume, folder)| {
+            let now = place(&format!("moved{volume}-{folder}:1"));
+            [0, 1, 2].map(|name| (Spelled { volume, folder, name }.place(), now.clone()))
+        });
+        Names::new(volumes.chain(folders))
+    }
+
+    proptest! {
+        /// What waits to be removed lies nowhere that the record keeps, whatever both are called.
+        #[test]
+        fn no_file_is_removed_where_a_record_keeps_it(
+            kept in proptest::collection::vec(spelled(), 1..5),
+            files in proptest::collection::vec(spelled(), 1..8),
+            moved in proptest::collection::vec((0..3usize, 0..3usize), 0..4),
+        ) {
+            let names = present_of(&moved);
+            let spellings: Vec<String> = kept.iter().map(|kept| kept.place().to_string()).collect();
+            let record = names.record(Record::parse(spellings.join(",").as_bytes()).expect("it is a record"));
+            for file in &files {
+                let placed = PlacedFile { file: File::Blob(None), replica: file.place(), in_doubt: false };
+                let told = names.files(vec![placed]);
+                let is_kept = kept.iter().any(|kept| kept.is_where(*file));
+                prop_assert_eq!(record.replicas.contains(&told[0].replica), is_kept);
+            }
+        }
     }
 }

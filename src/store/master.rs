@@ -138,6 +138,7 @@ impl Mastership {
         if unproven.is_some() {
             store.volumes.health().hold();
         }
+        let older = store.hold_older(&shown).await?;
         let highest = shown.values().map(|file| file.number).max().unwrap_or(0);
         let number = known.map_or(0, |known| known.number).max(highest);
         let entry = MasterEntry { number, random: String::new(), home };
@@ -149,7 +150,7 @@ impl Mastership {
             is_overtaken: Rc::default(),
         };
         mastership.raise().await?;
-        mastership.tell(Standing::Alive, asked.keys()).await?;
+        mastership.tell(Standing::Alive, asked.keys().filter(|volume| !older.contains(volume))).await?;
         Ok(mastership)
     }
 
@@ -182,8 +183,11 @@ impl Mastership {
             return Ok(());
         }
         self.raise().await?;
-        let asked = self.store.masters();
-        let tell = async { self.tell(Standing::Stopped, asked.await.keys()).await };
+        let tell = async {
+            let asked = self.store.masters().await;
+            let older = self.store.hold_older(&shown_by(&asked)).await?;
+            self.tell(Standing::Stopped, asked.keys().filter(|volume| !older.contains(*volume))).await
+        };
         match timeout(STOP_PATIENCE, tell).await {
             Ok(told) => told,
             Err(_) => {
@@ -213,7 +217,9 @@ impl Mastership {
         if !others.is_empty() && 2 * others.len() >= asked.len() {
             return Err(MasterError::Overtaken { volumes: others.len(), asked: asked.len() });
         }
-        self.tell(Standing::Alive, asked.keys().filter(|volume| !others.contains(volume))).await
+        let older = self.store.hold_older(&shown).await?;
+        let is_told = |volume: &&Volume| !others.contains(volume) && !older.contains(volume);
+        self.tell(Standing::Alive, asked.keys().filter(is_told)).await
     }
 
     async fn raise(&self) -> Result<(), MasterError> {
@@ -240,15 +246,21 @@ impl Mastership {
         self.store.volumes.health().set_master(file);
         let client = self.store.volumes.of_anybody();
         let tell = |volume: &Volume| {
-            let (client, content, root) = (client.clone(), content.clone(), volume.root());
+            let (client, content, volume) = (client.clone(), content.clone(), volume.clone());
             async move {
-                if let Err(err) = client.put(&root, MASTER_PATH, content, now_us()).await {
-                    log::debug!("telling {root} of its master: {err}");
+                match client.put(&volume.root(), MASTER_PATH, content, now_us()).await {
+                    Ok(()) => Some(volume),
+                    Err(err) => {
+                        log::debug!("telling {volume} of its master: {err}");
+                        None
+                    }
                 }
             }
         };
-        stream::iter(volumes).map(tell).buffer_unordered(ASKED_AT_ONCE).collect::<Vec<()>>().await;
-        Ok(())
+        let confirmed: Vec<_> =
+            stream::iter(volumes).map(tell).buffer_unordered(ASKED_AT_ONCE).collect().await;
+        let confirmed: Vec<Volume> = confirmed.into_iter().flatten().collect();
+        Ok(self.store.keep_told(&confirmed, mark_us).await?)
     }
 }
 

@@ -14,6 +14,7 @@ mod link;
 mod list;
 mod master;
 mod note;
+mod older;
 mod plan;
 mod put;
 mod rebalance;

@@ -43,6 +43,10 @@ pub struct VolumeHealth {
     pub distrusted: Vec<(Replica, String)>,
     /// Whether it has an id that the index knows.
     pub is_identified: bool,
+    /// Whether it says that what it acknowledges survives a power cut.
+    pub is_durable: bool,
+    /// Whether it was found to be an older copy of itself.
+    pub is_older: bool,
 }
 
 /// Which volumes are up, shared by all threads. Every volume counts as up until somebody has looked.
@@ -62,6 +66,7 @@ pub struct Health {
     new_place: Notify,
     /// Held by who finds out which volume is which: two at once would give one place two ids.
     recognising: AsyncMutex<()>,
+    looking: Arc<()>,
     /// What our master tells the volumes; nothing while there is none.
     master: ArcSwapOption<MasterFile>,
     /// Whether no volume is used until it is clear that the index is the present one.
@@ -95,6 +100,9 @@ pub(super) struct Entry {
     pub(super) is_of_cluster: AtomicBool,
     /// Whether somebody has looked which volume it is, so that it may be used without an id.
     is_admitted: AtomicBool,
+    /// Whether it says that what it acknowledges survives a power cut.
+    pub(super) is_durable: AtomicBool,
+    is_older: AtomicBool,
     /// Whether it tells of another master.
     is_claimed: AtomicBool,
     /// Whether it answers, and waits for that.
@@ -130,6 +138,7 @@ impl Health {
             written: Mutex::default(),
             new_place: Notify::new(),
             recognising: AsyncMutex::new(()),
+            looking: Arc::default(),
             master: ArcSwapOption::empty(),
             is_held: AtomicBool::new(false),
             asks_for_admission: AtomicBool::new(false),
@@ -225,6 +234,16 @@ impl Health {
         self.recognising.lock().await
     }
 
+    /// To be held while what was written is looked at, and made anew where it went to a wrong place.
+    pub fn looking(&self) -> Arc<()> {
+        Arc::clone(&self.looking)
+    }
+
+    /// Whether anybody does.
+    pub fn is_looking(&self) -> bool {
+        Arc::strong_count(&self.looking) > 1
+    }
+
     /// Waits until a place that has no id is written to.
     pub async fn new_place(&self) {
         self.new_place.notified().await;
@@ -297,6 +316,13 @@ impl Health {
                 entry.set(VolumeState::Foreign, CLAIMED);
             }
             entry.wake.notify_one();
+        }
+    }
+
+    /// A volume is an older copy of itself, or isn't.
+    pub fn set_older(&self, volume: &Volume, is_older: bool) {
+        if let Some(entry) = self.entry(&volume.root()) {
+            entry.is_older.store(is_older, Ordering::Relaxed);
         }
     }
 
@@ -451,6 +477,8 @@ impl Entry {
             is_admitted: AtomicBool::new(false),
             is_waiting: AtomicBool::new(false),
             is_claimed: AtomicBool::new(false),
+            is_durable: AtomicBool::new(false),
+            is_older: AtomicBool::new(false),
             last_unreachable_us: AtomicU64::new(0),
             change: Mutex::new((now_us, String::new())),
             errors: counter!("mkv_volume_errors_total", "volume" => volume.to_string()),
@@ -521,6 +549,8 @@ impl Entry {
             last_unreachable_us: self.last_unreachable_us(),
             distrusted: Vec::new(),
             is_identified: false,
+            is_durable: self.is_durable.load(Ordering::Relaxed),
+            is_older: self.is_older.load(Ordering::Relaxed),
         }
     }
 }

@@ -221,6 +221,9 @@ async fn look(
             if entry.is_of_cluster.load(Ordering::Relaxed) {
                 return ProbeOutcome::Up;
             }
+            if let Ok(greeting) = client.greet(root).await {
+                entry.is_durable.store(greeting.durable, Ordering::Relaxed);
+            }
             let outcome = look_at_cluster(client, root, cluster, adopt, true).await;
             let is_ours = matches!(outcome, ProbeOutcome::Up | ProbeOutcome::Adopted);
             if is_ours && let Some(ours) = client.health().master() {

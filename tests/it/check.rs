@@ -6,7 +6,9 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::harness::{Mounts, PortLease, TcpStub, TempDir, Volume, addresses, eventually, volumes};
+use crate::harness::{
+    Administered, Master, Mounts, PortLease, TcpStub, TempDir, Volume, addresses, eventually, volumes,
+};
 
 /// What `mkv check` says of `list`, and whether all is well.
 fn check(list: &str, words: &[&str]) -> (bool, String) {
@@ -218,6 +220,18 @@ fn durable_volumes_are_noted_and_so_is_one_among_them_that_is_not() {
     );
     let json: Value = serde_json::from_str(&check(&both, &["--json"]).1).unwrap();
     assert_eq!((&json[0]["durable"], &json[1]["durable"]), (&true.into(), &false.into()));
+
+    let master = Administered::start(Master::builder(&both).flag("-replicas", "1"));
+    let durable_of = |volume: &Volume| {
+        let views = master.json("GET", "/api/volumes", "");
+        let mut views = views.as_array().expect("a list").iter();
+        views.find(|view| view["volume"] == volume.addr().as_str()).expect("it is there")["durable"].clone()
+    };
+    eventually("the server knows that it is durable", || durable_of(&durable) == true);
+    assert_eq!(durable_of(&other), false);
+    let (status, said) = master.job_output(&["volumes"]);
+    let line = said.lines().find(|line| line.starts_with(&durable.addr())).expect("it is there");
+    assert!(status.success() && line.ends_with("durable"), "{said}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use minikeyvalue::model::{File, Key, Replica, path_of};
 
@@ -220,9 +221,15 @@ fn exchanged_drives_are_refused_at_the_start_and_not_used_while_it_runs() {
     let statuses: Vec<u16> = numbered("k", 10).map(|key| master.call("DELETE", &key, b"").status).collect();
     assert!(statuses.iter().all(|status| [204, 503].contains(status)), "{statuses:?}");
     assert!(master.master.stop().success());
+    // A folder that has no id yet is none of theirs either.
+    let files = || [0, 1].map(|number| fs::read(volumes[number].dir().join("=volume")).unwrap());
+    volumes[..2].iter().for_each(|volume| fs::create_dir(volume.dir().join("sv77")).unwrap());
+    let before = files();
     let (status, said) =
         Master::builder(&addresses(&volumes)).flag("replicas", "2").db(master.db()).refusal();
     assert!(status.code() == Some(1) && said.contains("exchanged"), "{said}");
+    assert_eq!(files(), before);
+    volumes[..2].iter().for_each(|volume| fs::remove_dir(volume.dir().join("sv77")).unwrap());
     swap(&mut volumes);
     master.master.start_again();
     master.wait();
@@ -392,6 +399,84 @@ fn a_replaced_drive_is_filled_and_the_old_one_never_taken_again() {
     exchange(&mounted, &old);
     eventually("the new one is", || shown(&master, &volumes[0].addr()).1.is_empty());
     check(&master, "k");
+}
+
+/// It has the right id; its `=master` tells that it misses what it has confirmed since.
+#[test]
+fn an_older_copy_of_a_drive_is_readonly_until_the_right_one_is_back_or_it_is_taken() {
+    let (aside, mut volumes) = (TempDir::new(), volumes(4));
+    let mut master = Administered::start(Master::builder(&addresses(&volumes)).flag("replicas", "2"));
+    fill(&master, "early");
+    let name = volumes[0].addr();
+    let identified = |master: &Administered| {
+        let views = master.json("GET", "/api/volumes", "");
+        views.as_array().expect("a list").iter().all(|view| view["identified"] == true)
+    };
+    eventually("all have ids", || identified(&master));
+    // Until it is told: a beat.
+    eventually("it is told", || volumes[0].dir().join("=master").exists());
+    assert!(master.stop_and_start());
+    let mode = |master: &Administered| {
+        let views = master.json("GET", "/api/volumes", "");
+        let mut views = views.as_array().expect("a list").iter();
+        views.find(|view| view["volume"] == name.as_str()).expect("it is there")["mode"].clone()
+    };
+    copy_dir(volumes[0].dir(), &aside.join("old"));
+    make_older(&aside.join("old"));
+    fill(&master, "late");
+    let gone: Vec<String> = numbered("early", KEYS).take(KEYS / 2).collect();
+    gone.iter().for_each(|key| assert_eq!(master.call("DELETE", key, b"").status, 204));
+    assert_eq!(mode(&master), "alive");
+
+    let (dir, old) = (volumes[0].dir().to_owned(), aside.join("old"));
+    let mut change = || {
+        volumes[0].stop();
+        exchange(&dir, &old);
+        volumes[0].start_again();
+    };
+    change();
+    eventually("it is known for an older copy", || mode(&master) == "readonly");
+    assert!(shown(&master, &name).1.contains("an older copy of itself"), "{:?}", shown(&master, &name));
+    assert!(master.log().contains("is an older copy of itself: it misses the last"), "{}", master.log());
+    assert!(master.stop_and_start());
+    assert_eq!(mode(&master), "readonly");
+    let before = files_below(&dir).len();
+    fill(&master, "more");
+    assert_eq!(files_below(&dir).len(), before);
+    change();
+    eventually("the right one is back", || mode(&master) == "alive");
+
+    change();
+    eventually("it is known once more", || mode(&master) == "readonly");
+    let (ok, said) = master.job_words(&["volume-mode", &name, "alive"]);
+    assert!(ok, "{said}");
+    let repair = master.job("repair", r#"{"rate":"unlimited","delete_orphans":true,"force":true}"#);
+    assert_eq!(repair["state"], "done", "{repair:#}");
+    assert_eq!(master.job("scrub", r#"{"rate":"unlimited"}"#)["state"], "done");
+    assert!(master.stop_and_start());
+    assert_eq!((mode(&master), shown(&master, &name).1), ("alive".into(), String::new()));
+    check(&master, "late");
+    check(&master, "more");
+    gone.iter().for_each(|key| assert_eq!(master.fetch(key).0, 404, "{key}"));
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    let status =
+        std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp is installed");
+    assert!(status.success());
+}
+
+/// Has a drive's copy be some minutes older than it is, and what lies there of some days ago.
+fn make_older(copy: &Path) {
+    let master_file = &copy.join("=master");
+    let mut file: serde_json::Value = serde_json::from_slice(&fs::read(master_file).unwrap()).unwrap();
+    let mark_us = file["mark_us"].as_u64().expect("a number");
+    file["mark_us"] = (mark_us - 300_000_000).into();
+    fs::write(master_file, file.to_string()).unwrap();
+    let days_ago = SystemTime::now() - Duration::from_secs(3 * 86_400);
+    for name in files_below(copy) {
+        fs::File::options().write(true).open(copy.join(name)).unwrap().set_modified(days_ago).unwrap();
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use crate::harness::{
-    Administered, Master, Random, TempDir, Volume, addresses, eventually, numbered, volumes, wait_for,
+    Administered, Master, Mounts, Random, TempDir, Volume, addresses, eventually, numbered, volumes, wait_for,
 };
 
 const KEYS: usize = 60;
@@ -277,6 +277,56 @@ fn volumes_behind_a_password_are_known_as_others_are() {
             let files = volumes.iter().flat_map(Volume::files).filter(|file| file != "=cluster");
             files.count() == 0
         });
+    }
+}
+
+/// A name server gives two machines each other's address; what is asked for under the names is seen by the server alone.
+#[test]
+fn names_that_change_their_addresses_are_noticed() {
+    let (dir, mut mounts) = (TempDir::new(), Mounts::new());
+    let hosts = dir.join("hosts");
+    let on = |address: &str| Volume::builder().env("LISTEN", address);
+    let one = on("127.0.0.2").start();
+    let two = on("127.0.0.3").port_of(&one).start();
+    let mut volumes = [one, two, on("127.0.0.4").start()];
+    let names = [("one.test", 0), ("two.test", 1), ("three.test", 2)];
+    let tell = |order: [usize; 3]| {
+        let lines = names.map(|(name, number)| format!("127.0.0.{} {name}\n", order[number] + 2));
+        fs::write(&hosts, lines.concat()).unwrap();
+    };
+    tell([0, 1, 2]);
+    mounts.run(&format!("mount --bind '{}' /etc/hosts", hosts.display()));
+    let list = names.map(|(name, number)| format!("{name}:{}", volumes[number].port()));
+    let master = Administered::start(Master::builder(&list.join(",")).flag("replicas", "2").among(&mounts));
+    fill(&master);
+    let state = |name: &str| {
+        let views = master.json("GET", "/api/volumes", "");
+        let mut views = views.as_array().expect("a list").iter();
+        let view = views.find(|view| view["volume"] == name).expect("it is listed");
+        (view["state"].clone(), view["reason"].as_str().expect("it is text").to_owned())
+    };
+    eventually("all have ids", || list.iter().all(|name| state(name) == ("up".into(), String::new())));
+    tell([1, 0, 2]);
+    // New connections are made.
+    for volume in &mut volumes[..2] {
+        volume.stop();
+        volume.start_again();
+    }
+    for (name, other) in [(0, 1), (1, 0)] {
+        let expected = format!("it serves what is {}", list[other]);
+        eventually("it is noticed", || state(&list[name]) == ("foreign".into(), expected.clone()));
+    }
+    let gone: Vec<String> = numbered("k", KEYS).take(KEYS / 4).collect();
+    let statuses: Vec<u16> = gone.iter().map(|key| master.call("DELETE", key, b"").status).collect();
+    assert!(statuses.iter().all(|status| [204, 503].contains(status)), "{statuses:?}");
+    tell([0, 1, 2]);
+    eventually("all are used again", || list.iter().all(|name| state(name) == ("up".into(), String::new())));
+    eventually("what was deleted is gone", || master.json("GET", "/api/status", "")["unsettled"] == 0);
+    let scrub = master.job("scrub", r#"{"rate":"unlimited"}"#);
+    assert!(scrub["state"] == "done" && scrub["status"]["findings"] == serde_json::json!([]), "{scrub:#}");
+    for (key, status) in gone.iter().zip(statuses) {
+        let left = master.call("GET", key, b"").status;
+        assert!(left == 404 || status == 503, "{key}: {left}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Listings that are asked for together: all of them, or as many as there were before something went wrong.
 
-use super::nginx::Nginx;
+use super::nginx::{Nginx, eventually};
 use super::stub::{Stub, nobody};
 use super::{CALM, HASTY, client, client_of};
 use minikeyvalue::model::Replica;
@@ -54,6 +54,8 @@ async fn listings_come_together_and_over_one_connection() {
     let places = places(&nginx.replica(), 2);
     let some = client.list_together(&places.iter().collect::<Vec<_>>(), "/ab/cd", wanted).await;
     assert_eq!(some, [Some(vec![]), expected[1].clone()]);
+    // nginx writes it behind its answer.
+    eventually("all are in the log", || nginx.log().len() >= 3 * TOGETHER + 2);
     let log = nginx.log();
     let numbers: HashSet<&str> = log.iter().filter_map(|line| line.split(' ').next()).collect();
     assert_eq!((log.len(), numbers.len()), (3 * TOGETHER + 2, 1), "{log:?}");

@@ -22,6 +22,8 @@ pub(super) struct View {
     reason: String,
     /// Whether it has an id that the index knows, so that another in its place is noticed.
     identified: bool,
+    /// Whether it was started with `DURABLE=1`, so that what it acknowledges survives a power cut.
+    durable: bool,
     last_unreachable_us: Option<u64>,
     /// When a scrub last found everything on it as it should be.
     clean: Clean,
@@ -41,28 +43,37 @@ impl View {
 
 pub(super) fn views(admin: &Admin) -> Vec<View> {
     let remembered = admin.maintenance.state().get();
-    let view = |health: VolumeHealth| View {
-        mode: admin.store.placer().mode_of(&health.volume),
-        state: match health.state {
-            VolumeState::Up => "up",
-            VolumeState::Down => "down",
-            VolumeState::Foreign => "foreign",
-        },
-        since_us: health.since_us,
-        reason: reason_of(&health),
-        identified: health.is_identified,
-        last_unreachable_us: health.last_unreachable_us,
-        clean: remembered.clean.get(health.volume.as_str()).copied().unwrap_or_default(),
-        used: remembered.used.get(health.volume.as_str()).copied(),
-        volume: health.volume.to_string(),
+    let view = |health: VolumeHealth| {
+        let mode = admin.store.placer().mode_of(&health.volume);
+        View {
+            mode,
+            state: match health.state {
+                VolumeState::Up => "up",
+                VolumeState::Down => "down",
+                VolumeState::Foreign => "foreign",
+            },
+            since_us: health.since_us,
+            reason: reason_of(&health, mode),
+            identified: health.is_identified,
+            durable: health.is_durable,
+            last_unreachable_us: health.last_unreachable_us,
+            clean: remembered.clean.get(health.volume.as_str()).copied().unwrap_or_default(),
+            used: remembered.used.get(health.volume.as_str()).copied(),
+            volume: health.volume.to_string(),
+        }
     };
     admin.store.volumes().health().snapshot().into_iter().map(view).collect()
 }
 
-fn reason_of(health: &VolumeHealth) -> String {
+fn reason_of(health: &VolumeHealth, mode: VolumeMode) -> String {
     let mut reasons: Vec<String> = Vec::new();
     if !health.reason.is_empty() {
         reasons.push(health.reason.clone());
+    }
+    if health.is_older && mode == VolumeMode::Readonly {
+        reasons.push(
+            "an older copy of itself: put the right one back, or take it by setting its mode".to_owned(),
+        );
     }
     reasons.extend(health.distrusted.iter().map(|(place, reason)| format!("{place} is not used: {reason}")));
     if reasons.is_empty() && !health.is_identified {

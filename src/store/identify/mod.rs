@@ -72,9 +72,14 @@ pub async fn run(store: Store, access: impl Fn() -> Access) {
 }
 
 impl Store {
-    /// Looks at what was written to since the last look, before the server ends.
+    /// Looks at what was written to since the last look, before the server ends, and waits until everything is made anew
+    /// that was written to a wrong place.
     pub async fn look_at_last(&self) -> Result<(), StoreError> {
-        self.look_around(&mut Rounds::default()).await
+        self.look_around(&mut Rounds::default()).await?;
+        while self.volumes.health().is_looking() {
+            sleep(PAUSE).await;
+        }
+        Ok(())
     }
 
     /// One round of looks.
@@ -84,6 +89,7 @@ impl Store {
             rounds.samples_until = Some(Instant::now() + SAMPLES_HOLD);
         }
         let health = self.volumes.health();
+        let _looking = health.looking();
         let (known, unknown): (Vec<_>, Vec<_>) =
             health.take_written().into_iter().partition(|(place, _)| health.identity(place).is_some());
         let looks = stream::iter(known).map(|(place, written)| self.look_at_written(place, written));
@@ -170,8 +176,11 @@ impl Store {
             Ok(()) => {}
             Err(VolumeError::Foreign { reason, .. }) => {
                 // A task of its own: it may take minutes, and other places are to be looked at meanwhile.
-                let store = self.clone();
-                actix_rt::spawn(async move { store.make_all_anew(&place, written, &reason).await });
+                let (store, looking) = (self.clone(), health.looking());
+                actix_rt::spawn(async move {
+                    store.make_all_anew(&place, written, &reason).await;
+                    drop(looking);
+                });
             }
             Err(_) => health.keep_written(place, written),
         }

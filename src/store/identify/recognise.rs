@@ -41,23 +41,30 @@ impl Store {
         let gone = self.index.gone_identities().await?;
         let known = self.follow_renamed(known, &gone, &mut seen).await?;
         let mut conflicts = who::exchanged(&known, &seen);
-        let (mut right, mut renamed, mut unknown) = (BTreeSet::new(), Vec::new(), Vec::new());
+        let (mut right, mut wrong) = (BTreeSet::new(), BTreeSet::new());
+        let (mut renamed, mut unknown) = (Vec::new(), Vec::new());
         for (place, finding) in who::judge(&self.placer, &known, &gone, &seen) {
             match finding {
                 Finding::Right => {
                     self.volumes.health().trust(&place);
                     right.insert(place);
                 }
-                Finding::Stranger(reason) => self.volumes.health().distrust(&place, &reason),
+                Finding::Stranger(reason) => {
+                    self.volumes.health().distrust(&place, &reason);
+                    wrong.insert(place);
+                }
                 Finding::Renamed(id) => renamed.push((place, id)),
                 Finding::Unknown(shown) => unknown.push((place, shown)),
                 Finding::Doubled(twin) => {
                     if !conflicts.iter().any(|known| known.places() == [&twin, &place]) {
-                        conflicts.push(self.same_or_clone(place, twin).await);
+                        conflicts.push(self.same_or_clone(place.clone(), twin).await);
                     }
+                    wrong.insert(place);
                 }
             }
         }
+        // A folder of a volume that isn't what it was is none of ours.
+        unknown.retain(|(place, _)| !wrong.contains(&self.placer.volume_of(place).root()));
         let given = self.settle_unknown(unknown, &known, &seen, adopt, samples).await?;
         conflicts.extend(self.read_again(&given).await);
         for conflict in &conflicts {
@@ -227,19 +234,28 @@ impl Store {
         let places: Vec<&Replica> = unknown.iter().map(|(place, _)| place).collect();
         self.sample(&places, samples).await?;
         let (new, mut given) = (self.index.new_volumes().await?, Vec::new());
-        // Subvolumes first: the root's file names those that have an id.
-        for (place, shown) in unknown.into_iter().rev() {
-            let Some(sampled) = self.ask_for_sample(&place, samples).await else { continue };
-            let own = known.of(&place);
+        // A volume comes before its folders: where it isn't right, none of them is ours.
+        let (mut right, mut wrong) = (Vec::new(), BTreeSet::new());
+        for (place, shown) in unknown {
+            let Some(sampled) = self.ask_for_sample(&place, samples).await else {
+                wrong.insert(place);
+                continue;
+            };
+            let (own, root) = (known.of(&place), self.placer.volume_of(&place).root());
             let is_torn = seen.get(&place) == Some(&Shown::Torn);
             let is_right = match own {
-                None => !sampled.is_other() || new.contains(&self.placer.volume_of(&place).root()),
+                None => !sampled.is_other() || new.contains(&root),
                 Some(_) => sampled.is_proven() || (is_torn && !sampled.is_other()),
             };
             if !is_right {
                 self.volumes.health().distrust(&place, &unproven(own, sampled));
-                continue;
+                wrong.insert(place);
+            } else if !wrong.contains(&root) {
+                right.push((place, shown, own));
             }
+        }
+        // Subvolumes first: the root's file names those that have an id.
+        for (place, shown, own) in right.into_iter().rev() {
             let id = match own.or(shown) {
                 Some(id) => id,
                 None => random_identity().map_err(StoreError::NoRandom)?,
@@ -260,7 +276,9 @@ impl Store {
             given.iter().map(|(place, _)| self.placer.volume_of(place).root()).collect();
         for root in roots {
             // One that has got its id just now names them already.
-            if let Some(id) = known.of(&root) {
+            if let Some(id) = known.of(&root)
+                && self.volumes.look(&root).await.is_ok()
+            {
                 self.tell(&root, id, &given, (known, seen)).await;
             }
         }

@@ -57,6 +57,11 @@ impl PortLease {
         }
     }
 
+    /// The same port once more, for a server on another address.
+    pub fn again(&self) -> Self {
+        Self { port: self.port, _name: self._name.try_clone().expect("it can be duplicated") }
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }

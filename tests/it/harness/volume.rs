@@ -17,13 +17,19 @@ pub struct VolumeBuilder {
     dir: Option<PathBuf>,
     prefix: Vec<String>,
     seen_at: Option<PathBuf>,
-    port: Option<u16>,
+    port: Option<PortLease>,
 }
 
 impl VolumeBuilder {
     /// Listens on a port that something else has laid down; only one test may use it.
     pub fn port(mut self, port: u16) -> Self {
-        self.port = Some(port);
+        self.port = Some(PortLease::exactly(port));
+        self
+    }
+
+    /// Listens on the port of another volume, on another address of `LISTEN`.
+    pub fn port_of(mut self, volume: &Volume) -> Self {
+        self.port = Some(volume.port.again());
         self
     }
 
@@ -94,7 +100,7 @@ impl VolumeBuilder {
             dir: seen_at,
             env: self.env,
             prefix: self.prefix,
-            port: self.port.map_or_else(PortLease::new, PortLease::exactly),
+            port: self.port.unwrap_or_else(PortLease::new),
             child: None,
             workers: Vec::new(),
         }
