@@ -74,12 +74,13 @@ pub async fn run(store: Store, access: impl Fn() -> Access) {
 impl Store {
     /// Looks at what was written to since the last look, before the server ends, and waits until everything is made anew
     /// that was written to a wrong place.
-    pub async fn look_at_last(&self) -> Result<(), StoreError> {
-        self.look_around(&mut Rounds::default()).await?;
+    pub async fn look_at_last(&self) {
+        let looking = self.volumes.health().looking();
+        self.look_at_all_written().await;
+        drop(looking);
         while self.volumes.health().is_looking() {
             sleep(PAUSE).await;
         }
-        Ok(())
     }
 
     /// One round of looks.
@@ -90,11 +91,7 @@ impl Store {
         }
         let health = self.volumes.health();
         let _looking = health.looking();
-        let (known, unknown): (Vec<_>, Vec<_>) =
-            health.take_written().into_iter().partition(|(place, _)| health.identity(place).is_some());
-        let looks = stream::iter(known).map(|(place, written)| self.look_at_written(place, written));
-        looks.buffer_unordered(ASKED_AT_ONCE).collect::<Vec<()>>().await;
-        let unknown = unknown.into_iter().map(|(place, _)| place).collect();
+        let unknown = self.look_at_all_written().await;
         self.give_ids(unknown, rounds).await?;
         self.look_at_resting(rounds).await;
         self.recognise_those_left(rounds).await
@@ -164,6 +161,16 @@ impl Store {
             self.recognise_by(&volumes, Adopt::Ownerless, &mut rounds.samples).await?;
         }
         Ok(())
+    }
+
+    /// Looks at what was written to since the last look. Answers places that have no id yet.
+    async fn look_at_all_written(&self) -> Vec<Replica> {
+        let health = self.volumes.health();
+        let (known, unknown): (Vec<_>, Vec<_>) =
+            health.take_written().into_iter().partition(|(place, _)| health.identity(place).is_some());
+        let looks = stream::iter(known).map(|(place, written)| self.look_at_written(place, written));
+        looks.buffer_unordered(ASKED_AT_ONCE).collect::<Vec<()>>().await;
+        unknown.into_iter().map(|(place, _)| place).collect()
     }
 
     /// A place was written to: is it still the one that it was?

@@ -40,6 +40,7 @@ impl Store {
         let mut seen = self.see(volumes, &known).await;
         let gone = self.index.gone_identities().await?;
         let known = self.follow_renamed(known, &gone, &mut seen).await?;
+        let known = self.know_named(known, &gone, &seen).await?;
         let mut conflicts = who::exchanged(&known, &seen);
         let (mut right, mut wrong) = (BTreeSet::new(), BTreeSet::new());
         let (mut renamed, mut unknown) = (Vec::new(), Vec::new());
@@ -123,6 +124,36 @@ impl Store {
         }
         self.take_over(told, known).await?;
         Ok(self.index.identities().await?)
+    }
+
+    /// A volume names its folders that have an id. One that the index doesn't know, as it was made while that drive was not
+    /// mounted, is missed until it is there: an empty folder in its place doesn't get another id.
+    async fn know_named(
+        &self,
+        mut known: Identities,
+        gone: &BTreeSet<Identity>,
+        seen: &BTreeMap<Replica, Shown>,
+    ) -> Result<Identities, StoreError> {
+        let mut named = Vec::new();
+        for (root, shown) in seen {
+            let volume = self.placer.volume_of(root);
+            let Shown::Is(file) = shown else { continue };
+            if volume.root() != *root || known.of(root).is_some_and(|id| id != file.id) {
+                continue;
+            }
+            let places =
+                file.subvolumes.iter().filter_map(|(folder, id)| Some((volume.subvolume(folder)?, *id)));
+            let is_new = |(place, id): &(Replica, Identity)| {
+                known.of(place).is_none() && known.names_of(*id).is_empty() && !gone.contains(id)
+            };
+            named.extend(places.filter(is_new));
+        }
+        if !named.is_empty() {
+            self.index.set_identities(named.iter().map(|(place, id)| (place.clone(), Some(*id)))).await?;
+            named.into_iter().for_each(|(place, id)| known.insert(place, id));
+            self.use_identities(known.clone()).await?;
+        }
+        Ok(known)
     }
 
     /// Has index and placement know places by new ids. What is wanted of a volume goes with it.
