@@ -34,13 +34,11 @@ impl Store {
             if is_older {
                 older.insert(volume.clone());
             }
-            if is_older == entry.older {
-                continue;
-            }
-            let mode = match (is_older, entry.mode) {
-                (true, VolumeMode::Alive) => VolumeMode::Readonly,
-                (false, VolumeMode::Readonly) => VolumeMode::Alive,
-                (_, mode) => mode,
+            // One that the operator has set to something else stays what it is.
+            let mode = match (is_older, entry.older) {
+                (true, false) if entry.mode == VolumeMode::Alive => VolumeMode::Readonly,
+                (false, true) => VolumeMode::Alive,
+                _ => continue,
             };
             let changed = VolumeEntry { mode, older: is_older, ..entry };
             self.index.set_volume_entries(BTreeMap::from([(volume.to_string(), changed)])).await?;

@@ -82,6 +82,26 @@ fn a_second_server_on_a_copy_is_refused_while_the_first_is_alive() {
     assert_eq!(cluster.master.fetch("/before"), (200, b"before".to_vec()));
 }
 
+/// An index that was made from the volumes while a server works on the old one, and is started in its place.
+#[test]
+fn a_rebuilt_index_waits_for_the_old_one_and_then_is_the_present_one() {
+    let (dir, mut cluster) = (TempDir::new(), Cluster::start());
+    cluster.master.put("/before", b"before");
+    let names = addresses(&cluster.volumes);
+    let builder = || Master::builder(&names).db(dir.join("rebuilt"));
+    let (status, said) = builder().build().job(&["rebuild"]);
+    assert!(status.success(), "{said}");
+    let (status, said) = builder().refusal();
+    assert!(status.code() == Some(1) && said.contains("another master is alive"), "{said}");
+    cluster.master.kill9();
+    let mut rebuilt = builder().start();
+    assert_eq!(rebuilt.fetch("/before"), (200, b"before".to_vec()));
+    rebuilt.put("/after", b"after");
+    rebuilt.kill9();
+    let (status, said) = Master::builder(&names).db(cluster.master.db()).refusal();
+    assert!(status.code() == Some(1) && said.contains("older than what its volumes know"), "{said}");
+}
+
 #[test]
 fn a_server_whose_volumes_are_taken_over_ends() {
     let (dir, mut cluster) = (TempDir::new(), Cluster::start());
