@@ -368,6 +368,9 @@ fn the_go_original_still_runs_on_such_volumes() {
         server.kill().expect("it is our child");
         server.wait().expect("it is our child");
     }
-    let after = Master::builder(&addresses(&volumes)).db(&rebuilt).start();
+    // Its rebuild knows of no cluster, so that the volumes have to be taken over; which is which is found out by looking.
+    let (status, said) = Master::builder(&addresses(&volumes)).db(&rebuilt).refusal();
+    assert!(status.code() == Some(1) && said.contains("--adopt takes the volume over"), "{said}");
+    let after = Master::builder(&addresses(&volumes)).db(&rebuilt).flag("adopt", "true").start();
     numbered("k", KEYS).skip(2).for_each(|key| assert_eq!(after.fetch(&key), (200, body(&key)), "{key}"));
 }
