@@ -433,12 +433,24 @@ fn scenario(seed: u64, keys: usize) {
 /// Several tests, so that they share the cores.
 const PARTS: u64 = 10;
 
+/// Most of a scenario's time is a wait for looks and beats.
+const SCENARIOS_AT_ONCE: usize = 2;
+
 fn part(part: u64) {
     let (scenarios, keys) = if is_long() { (200, 5000) } else { (20, 500) };
     match std::env::var("MODEL_SEED").ok().and_then(|seed| seed.parse().ok()) {
         Some(seed) if part == 0 => scenario(seed, keys),
         Some(_) => {}
-        None => (0..scenarios).filter(|seed| seed % PARTS == part).for_each(|seed| scenario(seed, keys)),
+        None => {
+            let seeds: Vec<u64> = (0..scenarios).filter(|seed| seed % PARTS == part).collect();
+            seeds.chunks(SCENARIOS_AT_ONCE).for_each(|seeds| {
+                std::thread::scope(|threads| {
+                    for seed in seeds {
+                        threads.spawn(|| scenario(*seed, keys));
+                    }
+                });
+            });
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::Signal;
 
@@ -37,6 +38,8 @@ pub struct Master {
     words: Vec<String>,
     port: PortLease,
     child: Option<Child>,
+    /// Whether it has rebuilt its index, which then is another directory; nobody else works on it, so that the next start needn't wait.
+    has_rebuilt: AtomicBool,
 }
 
 impl MasterBuilder {
@@ -76,7 +79,7 @@ impl MasterBuilder {
     #[track_caller]
     pub fn refusal(self) -> (ExitStatus, String) {
         let mut master = self.build();
-        let mut child = master.spawn();
+        let mut child = master.spawn(&[]);
         let status = wait_for("the server refuses", || child.try_wait().expect("it is our child"));
         let log = master.log();
         master.child = None;
@@ -95,7 +98,8 @@ impl MasterBuilder {
         let port = PortLease::new();
         words.extend((!has("port")).then(|| format!("--port={}", port.port())));
         words.extend(self.flags);
-        Master { own, db, prefix: self.prefix, env: self.env, words, port, child: None }
+        let has_rebuilt = AtomicBool::new(false);
+        Master { own, db, prefix: self.prefix, env: self.env, words, port, child: None, has_rebuilt }
     }
 }
 
@@ -210,7 +214,10 @@ impl Master {
     #[track_caller]
     pub fn start_again(&mut self) {
         assert!(self.child.is_none(), "the master is running already");
-        self.child = Some(self.spawn());
+        const TAKEOVER: &str = "--takeover=true";
+        let is_sure =
+            self.has_rebuilt.load(Ordering::Relaxed) && !self.words.iter().any(|word| word == TAKEOVER);
+        self.child = Some(self.spawn(if is_sure { &[TAKEOVER] } else { &[] }));
         eventually("the master answers", || {
             let exited = self.child.as_mut().expect("it was spawned").try_wait().expect("it is our child");
             if let Some(status) = exited {
@@ -262,6 +269,7 @@ impl Master {
     }
 
     fn command(&self, words: &[&str]) -> Command {
+        self.has_rebuilt.fetch_or(words.contains(&"rebuild"), Ordering::Relaxed);
         let program = env!("CARGO_BIN_EXE_mkv").to_owned();
         let mut all = self.prefix.iter().chain([&program]).chain(&self.words);
         let mut command = Command::new(all.next().expect("at least the program"));
@@ -269,9 +277,9 @@ impl Master {
         command
     }
 
-    fn spawn(&self) -> Child {
+    fn spawn(&self, flags: &[&str]) -> Child {
         let log = File::create(self.own.join("log")).expect("our directory is writable");
-        self.command(&["server"])
+        self.command(&[flags, &["server"]].concat())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file can be cloned"))
             .stderr(log)
