@@ -279,7 +279,9 @@ impl Store {
                 Some(_) => sampled.is_proven() || (is_torn && !sampled.is_other()),
             };
             if !is_right {
-                self.volumes.health().distrust(&place, &unproven(own, sampled));
+                // In the words of every look, so that it isn't logged again and again in turn.
+                let fault = own.zip(seen.get(&place)).and_then(|(own, shown)| shown.fault(own, known));
+                self.volumes.health().distrust(&place, &fault.unwrap_or_else(|| unproven(sampled)));
                 wrong.insert(place);
             } else if !wrong.contains(&root) {
                 right.push((place, shown, own));

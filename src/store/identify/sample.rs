@@ -1,7 +1,7 @@
 //! Is it the right drive? The files that records say lie at a place are asked for.
 
 use super::who::Sampled;
-use crate::model::{File, Identity, Replica, path_of};
+use crate::model::{File, Replica, path_of};
 use crate::store::{Store, StoreError};
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
@@ -70,14 +70,9 @@ impl Store {
 }
 
 /// Why a place is not used whose files don't prove it.
-pub(super) fn unproven(own: Option<Identity>, sampled: Sampled) -> String {
-    let Sampled { there, missing } = sampled;
-    let mut reasons = Vec::new();
-    if own.is_some() {
-        reasons.push("it has no /=volume".to_owned());
-    }
-    if there + missing > 0 {
-        reasons.push(format!("{missing} of {} files that should lie there are missing", there + missing));
-    }
-    format!("{}: is a drive not mounted, or a new one? `mkv replace` takes a new one", reasons.join(", and "))
+pub(super) fn unproven(Sampled { there, missing }: Sampled) -> String {
+    format!(
+        "{missing} of {} files that should lie there are missing: is a drive not mounted, or a new one? `mkv replace` takes a new one",
+        there + missing
+    )
 }
