@@ -7,7 +7,8 @@ use minikeyvalue::index::leveldb;
 use minikeyvalue::index::table::{Entry, Table};
 
 /// What a rebuild doesn't know: which volume each name is, what is wanted of volumes, and which master's the index is.
-const NOT_REBUILT: [&[u8]; 5] = [b"!mkv/volume/", b"!mkv/new/", b"!mkv/mode", b"!mkv/gone/", b"!mkv/ma"];
+const NOT_REBUILT: [&[u8]; 6] =
+    [b"!mkv/volume/", b"!mkv/new/", b"!mkv/mode", b"!mkv/gone/", b"!mkv/told/", b"!mkv/ma"];
 
 /// All entries of the index in `dir`, which nobody else may have open, but for [`NOT_REBUILT`].
 #[track_caller]
